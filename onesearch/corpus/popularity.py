@@ -1,0 +1,61 @@
+"""How popular every item was at any moment: decayed counts, kept as a few snapshots in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesearch.corpus.reader import Corpus
+from onesearch.corpus.schema import EVENT_KINDS
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """S snapshots of (exponentially decayed) event counts of N items.
+
+    The snapshot of a moment counts only events before the snapshot's own time, which is never later than that moment:
+    no system can see the future, and every system sees the same past.
+
+    Attributes:
+        starts: (S,) int64 ascending times; snapshot s serves the moments from `starts[s]` until `starts[s + 1]`.
+        counts: (S, N) float32.
+    """
+
+    starts: NDArray[np.int64]
+    counts: NDArray[np.float32]
+
+    def at(self, time: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(Q,) index of the snapshot that serves each moment."""
+        return np.maximum(np.searchsorted(self.starts, time, side="right") - 1, 0)
+
+
+def popularity(corpus: Corpus, half_life: float, every: int = 7 * DAY, most: int = 64) -> Popularity:
+    """Decayed counts of clicks, carts and purchases; `half_life` and `every` in the unit of `corpus.time` (seconds).
+
+    A log without a clock gets one snapshot of undecayed counts over... nothing later than its training events can be
+    told apart there, so the counts are of all events but each user's last two (the leave-one-out targets).
+    """
+    items = len(corpus.items)
+    counted = corpus.kind > EVENT_KINDS.index("impression")
+    if not corpus.has_clock:
+        end = corpus.offsets[corpus.user + 1]
+        counted &= np.arange(len(corpus.user)) < end - 2
+        counts = np.bincount(corpus.item[counted], minlength=items).astype(np.float32)
+        return Popularity(np.zeros(1, np.int64), counts[None])
+    first, last = int(corpus.time.min()), int(corpus.time.max())
+    every = max(every, -(-(last - first + 1) // most))
+    starts = np.arange(first, last + 1, every, dtype=np.int64)
+    period = np.minimum((corpus.time - first) // every, len(starts) - 1)
+    age = (starts[0] + (period + 1) * every) - corpus.time  # until the next snapshot
+    weight = np.exp2(-age / half_life) * counted
+    added = np.zeros((len(starts), items))
+    np.add.at(added, (period, corpus.item), weight)
+    counts = np.zeros((len(starts), items), np.float32)
+    keep = np.exp2(-every / half_life)
+    for s in range(1, len(starts)):
+        counts[s] = counts[s - 1] * keep + added[s - 1]
+    return Popularity(starts, counts)

@@ -1,0 +1,96 @@
+"""Which events are for training, tuning and the final report; and search requests taken from the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesearch.corpus.reader import Corpus
+from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.errors import UserError
+
+TRAIN, VALID, TEST = 0, 1, 2
+
+
+def time_split(corpus: Corpus, valid: float = 0.05, test: float = 0.05) -> NDArray[np.int8]:
+    """(E,) int8 of TRAIN, VALID, TEST by time: the last `test` share of events is TEST, the share before it VALID.
+
+    Events of one moment stay on one side, so no basket is cut in two.
+    """
+    if not (0 < valid < 1 and 0 < test < 1 and valid + test < 1):
+        raise UserError("shares must be positive and leave something to train on", value=(valid, test))
+    if not corpus.has_clock:
+        raise UserError("this log has no clock times", place=corpus.folder, remedy="use --split leave-one-out")
+    first_valid, first_test = np.quantile(corpus.time, [1 - valid - test, 1 - test], method="higher")
+    return np.where(corpus.time >= first_test, TEST, np.where(corpus.time >= first_valid, VALID, TRAIN)).astype(np.int8)
+
+
+def leave_one_out(corpus: Corpus) -> NDArray[np.int8]:
+    """(E,) int8: each user's last event is TEST, the one before VALID, the rest TRAIN (users with 3 events or more)."""
+    split = np.zeros(len(corpus.user), np.int8)
+    long_enough = np.diff(corpus.offsets) >= 3
+    last = corpus.offsets[1:][long_enough]
+    split[last - 1], split[last - 2] = TEST, VALID
+    return split
+
+
+def make_split(corpus: Corpus, kind: Literal["time", "leave-one-out"] = "time") -> NDArray[np.int8]:
+    """The split by name; see `time_split` and `leave_one_out`."""
+    return time_split(corpus) if kind == "time" else leave_one_out(corpus)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Q search requests of the log, each with what was known when it was made, and the item that followed.
+
+    Attributes:
+        event: (Q,) int64 index of the event in the corpus.
+        user, target: (Q,) int32 indices. time: (Q,) int64.
+        history_start, history_end: (Q,) int64; the history is this slice of the corpus's events.
+        query: Q texts.
+    """
+
+    event: NDArray[np.int64]
+    user: NDArray[np.int32]
+    target: NDArray[np.int32]
+    time: NDArray[np.int64]
+    history_start: NDArray[np.int64]
+    history_end: NDArray[np.int64]
+    query: list[str]
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+    @classmethod
+    def of(cls, corpus: Corpus, events: NDArray[np.int64]) -> Requests:
+        """The requests behind these events; an event without a query gets the empty one."""
+        user = corpus.user[events]
+        texts = [corpus.queries[q] if q >= 0 else "" for q in corpus.query[events]]
+        return cls(
+            event=events,
+            user=user,
+            target=corpus.item[events],
+            time=corpus.time[events],
+            history_start=corpus.offsets[user],
+            history_end=corpus.history_end[events],
+            query=texts,
+        )
+
+
+def sample_requests(corpus: Corpus, split: NDArray[np.int8], part: int, size: int, seed: int) -> Requests:
+    """At most `size` requests of one part of the split (purchases, or clicks where the log has no purchases).
+
+    Uniform without replacement, in the order of the corpus; the same seed gives the same requests.
+    """
+    answered = np.flatnonzero((split == part) & (corpus.kind == target_kind(corpus)))
+    if len(answered) > size:
+        answered = np.sort(np.random.default_rng(seed).choice(answered, size, replace=False))
+    return Requests.of(corpus, answered.astype(np.int64))
+
+
+def target_kind(corpus: Corpus) -> int:
+    """Which event a system is asked to foresee: the strongest kind that the log has."""
+    return int(corpus.kind.max()) if len(corpus.kind) else EVENT_KINDS.index("purchase")

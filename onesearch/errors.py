@@ -1,0 +1,26 @@
+"""Mistakes a user can mend, told in one line: what is wrong, where, which value, and the remedy."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in what the user gave. The command line prints it as one line and exits with 2.
+
+    >>> print(UserError("unknown item", place="events.jsonl row 7 column item_id", value="X1", remedy="add it to items"))
+    events.jsonl row 7 column item_id: unknown item: 'X1' (add it to items)
+    """
+
+    def __init__(self, problem: str, *, place: object = None, value: object = None, remedy: str | None = None) -> None:
+        self.problem, self.place, self.value, self.remedy = problem, place, value, remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = "" if self.place is None else f"{self.place}: "
+        value = "" if self.value is None else f": {_shorten(self.value)}"
+        remedy = "" if self.remedy is None else f" ({self.remedy})"
+        return f"{place}{self.problem}{value}{remedy}"
+
+
+def _shorten(value: object, width: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= width else f"{text[: width - 1]}… ({len(text):,} characters)"
