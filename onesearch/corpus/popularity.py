@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onesearch.corpus.reader import Corpus
 from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.corpus.split import TRAIN, leave_one_out
 
 DAY = 86_400
 
@@ -36,14 +37,13 @@ class Popularity:
 def popularity(corpus: Corpus, half_life: float, every: int = 7 * DAY, most: int = 64) -> Popularity:
     """Decayed counts of clicks, carts and purchases; `half_life` and `every` in the unit of `corpus.time` (seconds).
 
-    A log without a clock gets one snapshot of undecayed counts over... nothing later than its training events can be
-    told apart there, so the counts are of all events but each user's last two (the leave-one-out targets).
+    A log without a clock gets one snapshot of undecayed counts: which of two users' events came first is not known
+    there, so it counts the training events of `leave_one_out`.
     """
     items = len(corpus.items)
     counted = corpus.kind > EVENT_KINDS.index("impression")
     if not corpus.has_clock:
-        end = corpus.offsets[corpus.user + 1]
-        counted &= np.arange(len(corpus.user)) < end - 2
+        counted &= leave_one_out(corpus) == TRAIN
         counts = np.bincount(corpus.item[counted], minlength=items).astype(np.float32)
         return Popularity(np.zeros(1, np.int64), counts[None])
     first, last = int(corpus.time.min()), int(corpus.time.max())

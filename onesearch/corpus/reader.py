@@ -131,23 +131,25 @@ def _index_of(values: pl.Series, vocabulary: pl.Series) -> NDArray[np.int32]:
     return found["index"].cast(pl.Int64).fill_null(-1).to_numpy().astype(np.int32)
 
 
-def _history_ends(
-    user: NDArray[np.int32], time: NDArray[np.int64], session: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    """(E,) first event of the run of events with this event's user and session (time, where session is 0)."""
+def _history_ends(user: NDArray[np.int32], time: NDArray[np.int64], session: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(E,) first event of this event's session (of its user and time, where session is 0).
+
+    Sessions may interleave; the history of each still ends before its own first event.
+    """
     if len(user) == 0:
         return np.zeros(0, np.int64)
-    new_session = session[1:] != session[:-1]
-    without = session[1:] == 0
     starts = np.ones(len(user), bool)
-    starts[1:] = (user[1:] != user[:-1]) | new_session | (without & (time[1:] != time[:-1]))
+    starts[1:] = (user[1:] != user[:-1]) | (session[1:] != session[:-1]) | (time[1:] != time[:-1])
     first = np.flatnonzero(starts)
-    return first[np.cumsum(starts) - 1].astype(np.int64)
+    ends = first[np.cumsum(starts) - 1].astype(np.int64)
+    named = np.flatnonzero(session > 0)
+    key = user[named].astype(np.int64) * (int(session.max()) + 1) + session[named]
+    _, begin, group = np.unique(key, return_index=True, return_inverse=True)
+    ends[named] = named[begin][group]
+    return ends
 
 
-def _same_item_links(
-    user: NDArray[np.int32], item: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _same_item_links(user: NDArray[np.int32], item: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Per event: the next event with the same user and item (E if none), and how many came before."""
     total = len(user)
     next_same = np.full(total, total, np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -18,22 +18,30 @@ TRAIN, VALID, TEST = 0, 1, 2
 def time_split(corpus: Corpus, valid: float = 0.05, test: float = 0.05) -> NDArray[np.int8]:
     """(E,) int8 of TRAIN, VALID, TEST by time: the last `test` share of events is TEST, the share before it VALID.
 
-    Events of one moment stay on one side, so no basket is cut in two.
+    A session counts as a whole by its first event, and events of one moment stay together: no basket is cut in two.
     """
     if not (0 < valid < 1 and 0 < test < 1 and valid + test < 1):
         raise UserError("shares must be positive and leave something to train on", value=(valid, test))
     if not corpus.has_clock:
         raise UserError("this log has no clock times", place=corpus.folder, remedy="use --split leave-one-out")
     first_valid, first_test = np.quantile(corpus.time, [1 - valid - test, 1 - test], method="higher")
-    return np.where(corpus.time >= first_test, TEST, np.where(corpus.time >= first_valid, VALID, TRAIN)).astype(np.int8)
+    begun = corpus.time[corpus.history_end]
+    return np.where(begun >= first_test, TEST, np.where(begun >= first_valid, VALID, TRAIN)).astype(np.int8)
 
 
 def leave_one_out(corpus: Corpus) -> NDArray[np.int8]:
-    """(E,) int8: each user's last event is TEST, the one before VALID, the rest TRAIN (users with 3 events or more)."""
+    """(E,) int8: each user's last visit is TEST, the one before VALID, the rest TRAIN (users with 3 visits or more).
+
+    A visit is a session, or where the log has none the events of one moment: mostly a single event.
+    """
     split = np.zeros(len(corpus.user), np.int8)
-    long_enough = np.diff(corpus.offsets) >= 3
-    last = corpus.offsets[1:][long_enough]
-    split[last - 1], split[last - 2] = TEST, VALID
+    starts = np.unique(corpus.history_end)  # (visits,) first events
+    user = corpus.user[starts]
+    last = np.searchsorted(user, np.arange(len(corpus.users)), side="right")
+    visits = np.bincount(user, minlength=len(corpus.users))
+    last = last[visits >= 3]
+    for back, part in ((1, TEST), (2, VALID)):
+        split[np.isin(corpus.history_end, starts[last - back])] = part
     return split
 
 
@@ -63,6 +71,11 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.event)
+
+    def part(self, rows: slice) -> Requests:
+        """Some of the requests."""
+        values = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return Requests(**values)
 
     @classmethod
     def of(cls, corpus: Corpus, events: NDArray[np.int64]) -> Requests:

@@ -1,0 +1,49 @@
+# make demo   the whole thing on a real shopping log: at most 15 minutes on two cores; started again, it goes on
+# make test   everything that must hold before a change is in; the error names the stage that failed
+# Both work in .venv, which is made once and again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test install lint types imports tests clean
+
+help:
+	@grep '^# make' Makefile | cut -c3-
+
+demo: install
+	$(BIN)/onesearch demo
+
+test: lint types imports tests
+	@echo "== all stages passed"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("onesearch needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+lint: install
+	@echo "== lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	@echo "== types"
+	$(BIN)/mypy
+
+imports: install
+	@echo "== imports"
+	$(BIN)/lint-imports
+
+tests: install
+	@echo "== tests"
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

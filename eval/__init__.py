@@ -1,0 +1,1 @@
+"""Offline evaluation: metrics with intervals, real baselines, and what is written down about them."""

@@ -1,0 +1,24 @@
+"""What the generator is measured against: every system answers the same requests, with the same knowledge of the past."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesearch.corpus import Requests
+
+
+class System(Protocol):
+    """Anything that answers search requests with items."""
+
+    name: str
+    tuned: dict[str, Any]
+    """What was chosen on validation requests."""
+
+    def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """(Q, k) items, best first, -1 where there are no more; and their (Q, k) scores.
+
+        May use the history and the query of a request and popularity snapshots of its time, nothing later.
+        """

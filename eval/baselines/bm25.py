@@ -1,0 +1,60 @@
+"""BM25 over item texts, by words and (for misspelt queries) character trigrams; everything about it is tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.baselines.popularity import HALF_LIVES, FreshPopularity
+from eval.baselines.text import TextIndex, Texts, relative
+from eval.baselines.text_ranking import POPULARITY_WEIGHTS, TextRanking
+from eval.baselines.tune import coordinate_search, reciprocal_rank
+from onesearch.corpus import Requests
+
+GRID: Final[dict[str, Sequence[float]]] = {
+    "trigrams": (0.0, 0.1, 0.3, 1.0),
+    "popularity": POPULARITY_WEIGHTS,
+    "b": (0.0, 0.25, 0.5, 0.75),
+    "k1": (0.1, 0.4, 1.2, 2.0),
+    "half_life_days": HALF_LIVES,
+}
+START: Final = {"trigrams": 0.1, "popularity": 0.1, "b": 0.25, "k1": 0.4, "half_life_days": 56.0}
+
+
+class BM25:
+    """BM25 of words + `trigrams` times BM25 of trigrams, as a share of the query's best, + `popularity` times log popularity.
+
+    With `trigrams` at 0 it is BM25 over words alone.
+    """
+
+    name = "bm25"
+
+    def __init__(self, index: TextIndex, texts: Texts, fresh: FreshPopularity, tuned: dict[str, Any]) -> None:
+        self.tuned = tuned
+        self._index = index
+        index.set(tuned["k1"], tuned["b"])
+        self.ranking = TextRanking(self.relevance, texts, fresh, tuned["half_life_days"], tuned["popularity"])
+
+    @classmethod
+    def fit(cls, texts: Texts, fresh: FreshPopularity, valid: Requests) -> BM25:
+        """Choose every setting by MRR@10 on `valid`."""
+        index = TextIndex(texts)
+
+        def objective(**tuned: float) -> float:
+            return reciprocal_rank(*cls(index, texts, fresh, tuned).ranking.ranks_of_targets(valid))
+
+        return cls(index, texts, fresh, coordinate_search(objective, GRID, START, rounds=2))
+
+    def relevance(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """(q, T) between 0 and 1, for every distinct text."""
+        scores = self._index.word_scores(queries)
+        if self.tuned["trigrams"] > 0:
+            scores += self.tuned["trigrams"] * self._index.trigram_scores(queries)
+        return relative(scores)
+
+    def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """See `System.rank`."""
+        return self.ranking.rank(requests, k)

@@ -1,0 +1,174 @@
+"""The multi-stage system that a generative one replaces: recall by BM25 and dense retrieval, ranked by LambdaMART.
+
+Burges, "From RankNet to LambdaRank to LambdaMART" (2010), as LightGBM has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.baselines.bm25 import BM25
+from eval.baselines.dense import Dense
+from eval.baselines.features import Features
+from eval.baselines.popularity import FreshPopularity, pad
+from eval.baselines.text import Texts
+from eval.baselines.text_ranking import TextRanking
+from eval.baselines.tune import coordinate_search
+from onesearch.corpus import TRAIN, Corpus, Requests, sample_requests
+from onesearch.errors import UserError
+
+if TYPE_CHECKING:
+    import lightgbm
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES: Final = 300
+RECALL_GRID: Final[dict[str, Sequence[float]]] = {
+    "dense": (0.0, 0.1, 0.3, 1.0),
+    "popularity": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+}
+RECALL_START: Final = {"dense": 0.1, "popularity": 0.2}
+LATE: Final = 0.15
+"""The ranker learns from requests of this last share of the training period: there its features look as they will when it
+serves, with a long past behind them."""
+_BLOCK: Final = 256
+
+PARAMETERS: Final[dict[str, Any]] = {
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [10],
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambdarank_truncation_level": 20,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+class Cascade:
+    """Recall of 300 by `BM25 relevance + dense * cosine + popularity * log popularity`, then LightGBM LambdaMART."""
+
+    name = "cascade"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        texts: Texts,
+        bm25: BM25,
+        dense: Dense,
+        fresh: FreshPopularity,
+        features: Features,
+    ) -> None:
+        self._corpus, self._texts, self._bm25, self._dense, self._fresh = corpus, texts, bm25, dense, fresh
+        self._features = features
+        self._ranker: lightgbm.Booster | None = None
+        self.tuned: dict[str, Any] = dict(RECALL_START)
+
+    def tune_recall(self, valid: Requests) -> float:
+        """Choose how the two retrievers and popularity are added up, by Recall@300 on `valid`; returns that recall."""
+
+        def objective(**tuned: float) -> float:
+            better, _ = self._recall(**tuned).ranks_of_targets(valid)
+            return float((better < CANDIDATES).mean())
+
+        self.tuned |= coordinate_search(objective, RECALL_GRID, RECALL_START, rounds=2)
+        return objective(**{name: self.tuned[name] for name in RECALL_GRID})
+
+    def _recall(self, dense: float, popularity: float) -> TextRanking:
+        def relevance(queries: Sequence[str]) -> NDArray[np.float32]:
+            return self._bm25.relevance(queries) + np.float32(dense) * self._dense.cosines(queries)
+
+        return TextRanking(relevance, self._texts, self._fresh, self._bm25.tuned["half_life_days"], popularity)
+
+    def blocks(self, requests: Requests) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], dict[str, Any]]]:
+        """Rows of the requests, their (B, C) candidates, and features by name, each (B, C)."""
+        recall = self._recall(self.tuned["dense"], self.tuned["popularity"])
+        count = min(CANDIDATES, len(self._texts.of_item))
+        items, scores = recall.rank(requests, count)
+        for start in range(0, len(requests), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(requests)))
+            block = Requests.of(self._corpus, requests.event[rows])
+            yield rows, items[rows], self._features(block, items[rows], scores[rows])
+
+    def train_ranker(
+        self, split: NDArray[np.int8], valid: Requests, *, size: int = 8000, negatives: int = 60, seed: int = 0
+    ) -> None:
+        """Learn to rank the candidates of `size` late training requests; stop when `valid` no longer gets better."""
+        import lightgbm
+
+        draws = np.random.default_rng(seed)
+        learn = self._dataset(late_requests(self._corpus, split, size, seed), negatives, draws)
+        check = self._dataset(valid, CANDIDATES, draws, reference=learn)
+        self._ranker = lightgbm.train(
+            PARAMETERS | {"seed": seed},
+            learn,
+            num_boost_round=400,
+            valid_sets=[check],
+            callbacks=[lightgbm.early_stopping(30, verbose=False)],
+        )
+        self.tuned["trees"] = self._ranker.best_iteration
+
+    def _dataset(
+        self,
+        requests: Requests,
+        negatives: int,
+        draws: np.random.Generator,
+        reference: lightgbm.Dataset | None = None,
+    ) -> lightgbm.Dataset:
+        """The requests whose target was recalled: it, and some of the other candidates (the hard ones first)."""
+        import lightgbm
+
+        values, labels, sizes = [], [], []
+        names: list[str] = []
+        for rows, items, features in self.blocks(requests):
+            names = list(features)
+            right = items == requests.target[rows, None]
+            # Half of the negatives are those that come first by own history, half are drawn from the rest.
+            order = np.argsort(np.argsort(-features["history_score"], axis=1), axis=1)
+            luck = np.argsort(np.argsort(draws.random(items.shape) + (order < negatives // 2), axis=1), axis=1)
+            kept = (right | (order < negatives // 2) | (luck < negatives // 2)) & right.any(axis=1, keepdims=True)
+            values.append(np.stack([column[kept] for column in features.values()], axis=1))
+            labels.append(right[kept])
+            sizes.append(kept.sum(axis=1))
+        group = np.concatenate(sizes)
+        return lightgbm.Dataset(
+            np.concatenate(values),
+            np.concatenate(labels),
+            group=group[group > 0],
+            feature_name=names,
+            reference=reference,
+        )
+
+    def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """See `System.rank`."""
+        if self._ranker is None:
+            raise RuntimeError("train_ranker comes first")
+        found, found_scores = [], []
+        for _, items, features in self.blocks(requests):
+            matrix = np.stack([column.ravel() for column in features.values()], axis=1)
+            scores = np.asarray(self._ranker.predict(matrix)).reshape(items.shape).astype(np.float32)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            found.append(np.take_along_axis(items, order, axis=1))
+            found_scores.append(np.take_along_axis(scores, order, axis=1))
+        return pad(np.concatenate(found), k, -1), pad(np.concatenate(found_scores), k, -np.inf)
+
+
+def late_requests(corpus: Corpus, split: NDArray[np.int8], size: int, seed: int) -> Requests:
+    """Requests of the last part of the training period (of every user's, where the log has no clock)."""
+    training = split == TRAIN
+    if corpus.has_clock:
+        late = corpus.time >= np.quantile(corpus.time[training], 1 - LATE)
+    else:
+        lengths = np.diff(corpus.offsets)[corpus.user]
+        late = corpus.time >= (1 - LATE) * lengths
+    return sample_requests(corpus, np.where(training & late, TRAIN, -1).astype(np.int8), TRAIN, size, seed)

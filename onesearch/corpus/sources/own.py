@@ -1,0 +1,40 @@
+"""A user's own data, already in the corpus schema: `items.*`, `events.*`, and where there are any `users.*`,
+`relevance.*`, as JSON lines (plain or gzipped) or Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onesearch.corpus.rows import read_rows
+from onesearch.corpus.schema import REQUIRED, TABLES
+from onesearch.corpus.tables import Rejects, Tables
+from onesearch.errors import UserError
+
+
+def read_jsonl(path: Path | None, rejects: Rejects, seed: int) -> Tables:
+    """A folder of JSON lines."""
+    return _read(path, rejects, (".jsonl", ".jsonl.gz"))
+
+
+def read_parquet(path: Path | None, rejects: Rejects, seed: int) -> Tables:
+    """A folder of Parquet files."""
+    return _read(path, rejects, (".parquet",))
+
+
+def _read(path: Path | None, rejects: Rejects, suffixes: tuple[str, ...]) -> Tables:
+    if path is None:
+        raise UserError("this source needs the folder of your files", remedy="give --path")
+    if not path.is_dir():
+        remedy = f"give the folder that holds items{suffixes[0]} and events{suffixes[0]}"
+        raise UserError("no such folder", place=path, remedy=remedy)
+    frames = {}
+    for table, columns in TABLES.items():
+        found = [path / f"{table}{suffix}" for suffix in suffixes if (path / f"{table}{suffix}").exists()]
+        if len(found) > 1:
+            names = " and ".join(one.name for one in found)
+            raise UserError("the same table twice", place=path, value=names, remedy="keep one of them")
+        if found:
+            frames[table] = read_rows(found[0], columns, rejects, required=REQUIRED[table], exhaustive=True)
+        elif table in ("items", "events"):
+            raise UserError("no such file", place=path / f"{table}{suffixes[0]}", remedy=f"the source needs {table}")
+    return Tables(**frames)

@@ -1,0 +1,110 @@
+"""The rules of the corpus: what a row must satisfy to be written."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import polars as pl
+
+from onesearch.corpus.schema import EVENT_KINDS, MAX_QUERY_CHARACTERS, REQUIRED, TABLES
+from onesearch.corpus.tables import FILE, ROW, Rejects, Tables
+from onesearch.errors import UserError
+
+LATEST_SECOND: Final = 100_000_000_000
+"""A later timestamp (year 5138) is in milliseconds, not seconds."""
+
+
+def validate(tables: Tables, rejects: Rejects) -> Tables:
+    """The tables with the full schema, and only the rows that satisfy it; users are those of the table and of the log.
+
+    Raises:
+        UserError: a required column is missing, no item is left, or (with "stop") a row breaks a rule.
+    """
+    items = _items(_complete(tables, "items"), rejects)
+    users = _unique(_complete(tables, "users"), "user_id", rejects)
+    events = _events(_complete(tables, "events"), items, rejects)
+    relevance = _relevance(_complete(tables, "relevance"), items, rejects)
+    return Tables(items=items, users=_with_users_of(events, users), events=events, relevance=relevance)
+
+
+def _complete(tables: Tables, table: str) -> pl.DataFrame:
+    frame, schema = tables.get(table), TABLES[table]
+    for column in REQUIRED[table]:
+        if column not in frame.columns:
+            place = frame[FILE][0] if len(frame) else table
+            raise UserError("missing column", place=place, value=column, remedy=f"{table} need it in every row")
+    absent = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
+    typed = pl.Schema({**schema, FILE: pl.String(), ROW: pl.UInt32()})
+    return frame.with_columns(absent).select(*typed).cast(typed)
+
+
+def _required(frame: pl.DataFrame, column: str, rejects: Rejects, remedy: str) -> pl.DataFrame:
+    """Text columns are stripped of spaces around; nothing must be left empty."""
+    frame = frame.with_columns(pl.col(column).str.strip_chars())
+    return rejects.drop(frame, pl.col(column).is_null() | (pl.col(column) == ""), column, f"empty {column}", remedy)
+
+
+def _unique(frame: pl.DataFrame, column: str, rejects: Rejects) -> pl.DataFrame:
+    frame = _required(frame, column, rejects, "give every row an id")
+    again = ~pl.col(column).is_first_distinct()
+    return rejects.drop(frame, again, column, f"duplicate {column}", "keep one of the rows")
+
+
+def _items(items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    items = _unique(items, "item_id", rejects)
+    items = _required(items, "title", rejects, "give the item a title, it is what searches are matched with")
+    price = pl.col("price").fill_nan(None)
+    bad_price = (price < 0) | price.is_infinite()
+    items = rejects.drop(items.with_columns(price), bad_price, "price", "no price", "use a number from 0 up, or null")
+    if items.is_empty():
+        raise UserError("no usable item", place="items", remedy="see the rejected rows; a corpus needs items")
+    return items
+
+
+def _events(events: pl.DataFrame, items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    events = _required(events, "user_id", rejects, "name the user of every event")
+    events = _required(events, "item_id", rejects, "name the item of every event")
+    known = ", ".join(EVENT_KINDS)
+    odd = ~pl.col("event").is_in(EVENT_KINDS) | pl.col("event").is_null()
+    events = rejects.drop(events, odd, "event", "unknown kind of event", f"use one of {known}")
+    events = _timed(events, rejects)
+    unknown = ~pl.col("item_id").is_in(items["item_id"].implode())
+    events = rejects.drop(events, unknown, "item_id", "unknown item", "add it to the items or remove the event")
+    events = events.with_columns(pl.col("query").str.strip_chars().replace("", None))
+    return _short(events, rejects)
+
+
+def _timed(events: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    """Every event has a timestamp, or every event has a position."""
+    time = pl.col("timestamp")
+    if events["timestamp"].null_count() == len(events):
+        remedy = "give seconds since 1970, or the event's position in the user's history"
+        no_position = pl.col("position").is_null()
+        return rejects.drop(events, no_position, "timestamp", "neither timestamp nor position", remedy)
+    remedy = "other events have one: give all a timestamp, or none and positions"
+    events = rejects.drop(events, time.is_null(), "timestamp", "no timestamp", remedy)
+    remedy = "divide milliseconds by 1000"
+    events = rejects.drop(events, time.abs() > LATEST_SECOND, "timestamp", "not in seconds since 1970", remedy)
+    return events.with_columns(position=pl.lit(None, pl.Int64))
+
+
+def _short(frame: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    too_long = pl.col("query").str.len_chars() > MAX_QUERY_CHARACTERS
+    remedy = f"at most {MAX_QUERY_CHARACTERS:,} characters"
+    return rejects.drop(frame, too_long, "query", "the query is too long", remedy)
+
+
+def _relevance(relevance: pl.DataFrame, items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    relevance = _short(_required(relevance, "query", rejects, "name the query of every judgement"), rejects)
+    relevance = _required(relevance, "item_id", rejects, "name the item of every judgement")
+    grade = pl.col("grade").fill_nan(None)
+    bad = grade.is_null() | ~grade.is_finite()
+    relevance = rejects.drop(relevance, bad, "grade", "no grade", "use a number, larger for better")
+    unknown = ~pl.col("item_id").is_in(items["item_id"].implode())
+    return rejects.drop(relevance, unknown, "item_id", "unknown item", "add it to the items or remove the row")
+
+
+def _with_users_of(events: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
+    only_in_log = events.select("user_id", FILE, ROW).unique("user_id", maintain_order=True)
+    added = only_in_log.join(users.select("user_id"), on="user_id", how="anti")
+    return pl.concat([users, added], how="diagonal").sort("user_id")

@@ -1,0 +1,88 @@
+"""`onesearch demo`: every step with a progress bar, then the results; started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.rule import Rule
+from rich.text import Text
+
+from onesearch.files import read_json
+from onesearch.pipeline import STEPS, Step
+from onesearch.run import Run
+from onesearch.settings import Settings
+from onesearch.tables import answer_table, slices_table, systems_table
+
+
+def demo(folder: Path, settings: Settings | None, console: Console) -> None:
+    """Do all steps that are not done, then show what came out.
+
+    Args:
+        settings: None for those of the run where there is one, and for the defaults where there is none.
+    """
+    started = time.perf_counter()
+    if settings is None and (folder / "manifest.json").exists():
+        run = Run.open(folder)
+    else:
+        run = Run.create(folder, settings or Settings())
+    with run.lock():
+        for number, step in enumerate(STEPS.values(), 1):
+            do(step, run, console, f"{number}/{len(STEPS)} ")
+    console.print()
+    results = read_json(folder / "eval/recall.json")
+    answers = read_json(folder / "eval/searches.json")
+    console.print(results_view(results, answers))
+    console.print(ending(folder / "report.html", time.perf_counter() - started, peak_memory()), soft_wrap=True)
+
+
+def do(step: Step, run: Run, console: Console, number: str = "") -> bool:
+    """Do one step under a progress bar that shows the time left; tell whether there was anything to do."""
+    title = f"{number}{step.title}"
+    columns = (
+        TextColumn("{task.description:<32}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        begun = step.do(run, lambda done, total: bar.update(task, completed=done, total=total))
+    seconds = run.manifest["steps"][step.name]["seconds"]
+    state = f"{seconds:,.1f} s" if begun else f"already done ({seconds:,.1f} s then)"
+    console.print(Text.assemble(("✓ ", "green"), f"{title:<32}", (state, "dim")))
+    return begun
+
+
+def results_view(results: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Group:
+    """The tables, then the searches: the same query for two users each."""
+    parts: list[Any] = [systems_table(results), Text(), slices_table(results), Text()]
+    if answers:
+        parts.append(Rule("the same query, two households", align="left", style="dim"))
+    for answer in answers:
+        parts += [Text(), Padding(answer_table(answer), (0, 0, 0, 2))]
+    return Group(*parts)
+
+
+def ending(report: Path, seconds: float, peak: float) -> Text:
+    """Where the report is, how long it took and how much memory."""
+    minutes, rest = divmod(round(seconds), 60)
+    return Text.assemble(
+        "\nreport  ", (str(report), "bold"), f"\ntime    {minutes} min {rest:02d} s", f"\nmemory  {peak:.1f} GB at most"
+    )
+
+
+def peak_memory() -> float:
+    """The most memory that this process or one of its children held, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(one).ru_maxrss for one in who) * unit / 1e9

@@ -1,0 +1,5 @@
+"""The generator: a Hugging Face backbone that scores the next code of a semantic ID."""
+
+from onesearch.model.generator import Context, Generator, GeneratorConfig
+
+__all__ = ["Context", "Generator", "GeneratorConfig"]

@@ -1,0 +1,294 @@
+"""The generator: log-probabilities of the next code of a semantic ID, given a query and a user's purchases.
+
+A seq2seq backbone of `transformers` (BART and T5 families) reads one position per history slot (the sum of the slot's
+SID token embeddings and of its features) and the query's tokens, and predicts the codes of an item one by one. Codes
+compete only with the codes that can follow the prefix in the catalogue: one normalisation in training, search and RL.
+
+Three sources meet in the logit of a child c of a prefix p (the composition is ours):
+
+- the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
+- a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come from
+  the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
+- a copy path (pointer networks, 1506.03134): every history slot that continues p with c adds its own unnormalised
+  probability exp(a_slot), so a repeated purchase need not be spelt from memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import ModelOutput
+
+from onesearch.model.attention import NAME as SHARED_CONTEXT
+from onesearch.prefix import PrefixIndex
+
+FAINT = 1e-30
+"""Added where no history slot continues a prefix, so that a logarithm and its gradient stay finite."""
+
+
+@strict
+class GeneratorConfig(PreTrainedConfig):
+    """Settings of a `Generator`.
+
+    Args:
+        backbone: any encoder-decoder configuration; its vocabulary is replaced by text pieces followed by SID tokens.
+        text_vocabulary: number of text pieces; id `begin_token` begins an answer.
+        level_sizes: codes per level.
+        history_features: numbers that describe a history slot.
+        priors: popularity counts that the prior is given (0 switches it off).
+        copy: whether history slots add their own probability.
+        plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
+    """
+
+    model_type = "onesearch-generator"
+    sub_configs_defaults = {"backbone": SubConfigSpec(config_class=AutoConfig, model_type="bart")}
+
+    backbone: PreTrainedConfig | dict | None = None
+    text_vocabulary: int = 4000
+    begin_token: int = 2
+    level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
+    history_features: int = 5
+    priors: int = 2
+    copy: bool = True
+    plain_loss: float = 0.3
+    is_encoder_decoder: bool | None = True
+
+
+@dataclass
+class GeneratorOutput(ModelOutput):
+    """loss (); log_prob (B, L) of the target's codes; plain_log_prob (B, L) without the copy path."""
+
+    loss: Tensor | None = None
+    log_prob: Tensor | None = None
+    plain_log_prob: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the decoder needs of B requests, computed once each.
+
+    Attributes:
+        states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
+        slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
+        snapshot: (B,) popularity snapshot.
+    """
+
+    states: Tensor
+    mask: Tensor
+    slot_codes: Tensor
+    copy_keys: Tensor
+    copy_bias: Tensor
+    snapshot: Tensor
+    cache: EncoderDecoderCache
+
+    @property
+    def batch(self) -> int:
+        return len(self.states)
+
+
+class Generator(PreTrainedModel):
+    """Scores semantic IDs. The prefix index and the popularity are bound after construction: they outlive no catalogue."""
+
+    config_class = GeneratorConfig
+    base_model_prefix = "generator"
+    main_input_name = "query_ids"
+    _supports_sdpa = True
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__(config)
+        backbone = config.backbone
+        backbone.vocab_size = config.text_vocabulary + sum(config.level_sizes)
+        backbone._attn_implementation = SHARED_CONTEXT
+        self.backbone = AutoModel.from_config(backbone)
+        width, levels = backbone.hidden_size, len(config.level_sizes)
+        self.level_start = [config.text_vocabulary + sum(config.level_sizes[:level]) for level in range(levels)]
+        self.slot_features = nn.Sequential(nn.Linear(config.history_features, width), nn.GELU(), nn.Linear(width, width))
+        self.copy_query = nn.Linear(width, width * levels, bias=False)
+        self.copy_key = nn.Linear(width, width, bias=False)
+        self.copy_features = nn.Sequential(
+            nn.Linear(config.history_features, 32), nn.GELU(), nn.Linear(32, levels)
+        )
+        self.prior_gate = nn.Linear(width, max(config.priors, 1) * levels)
+        self.index: PrefixIndex | None = None
+        self.log_mass: list[Tensor] = []
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is getattr(self, "prior_gate", None):
+            nn.init.zeros_(module.weight)
+            nn.init.constant_(module.bias, 1.0 / max(self.config.priors, 1))
+
+    def bind(self, index: PrefixIndex, log_mass: list[Tensor]) -> Generator:
+        """Set the catalogue that is generated from.
+
+        Args:
+            log_mass: L tensors (S, M_{d+1}, P) of log(1 + count) for S snapshots and P priors.
+        """
+        self.index = index.to(self.device)
+        self.log_mass = [mass.to(self.device) for mass in log_mass]
+        return self
+
+    # reading
+
+    def read(
+        self,
+        query_ids: Tensor,
+        query_mask: Tensor,
+        slot_codes: Tensor,
+        slot_features: Tensor,
+        snapshot: Tensor,
+    ) -> Context:
+        """Encode B requests.
+
+        Args:
+            query_ids, query_mask: (B, T) int64 and bool.
+            slot_codes: (B, H, L) int64, -1 where a slot is empty. slot_features: (B, H, F) float.
+            snapshot: (B,) int64.
+        """
+        embed = self.backbone.get_input_embeddings()
+        filled = slot_codes[..., 0] >= 0
+        starts = torch.tensor(self.level_start, device=slot_codes.device)
+        slots = embed((slot_codes.clamp(min=0) + starts)).sum(-2) + self.slot_features(slot_features)
+        mask = torch.cat([filled, query_mask], 1)[:, None, None]
+        states = self.backbone.get_encoder()(
+            inputs_embeds=torch.cat([slots, embed(query_ids)], 1), attention_mask=mask
+        ).last_hidden_state
+        bias = self.copy_features(slot_features).masked_fill(~filled.unsqueeze(-1), -torch.inf)
+        return Context(
+            states=states,
+            mask=mask,
+            slot_codes=slot_codes,
+            copy_keys=self.copy_key(states[:, : slot_codes.shape[1]]),
+            copy_bias=bias,
+            snapshot=snapshot,
+            cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        )
+
+    def hidden(self, context: Context, codes: Tensor) -> Tensor:
+        """Decoder states after each of the prefixes of K code sequences per request.
+
+        Args:
+            codes: (B, K, l) int64, l >= 0 codes.
+
+        Returns:
+            (B, K, l + 1, D): the state after the first 0..l codes.
+        """
+        embed = self.backbone.get_input_embeddings()
+        batch, beams, length = codes.shape
+        begin = torch.full((batch, beams, 1), self.config.begin_token, device=codes.device)
+        starts = torch.tensor(self.level_start[:length], device=codes.device, dtype=torch.int64)
+        tokens = torch.cat([begin, codes + starts], -1).view(batch * beams, length + 1)
+        # A fresh self-attention cache: prefixes are a few codes, shorter than the bookkeeping of a beam's past.
+        cache = EncoderDecoderCache(DynamicCache(), context.cache.cross_attention_cache)
+        cache.is_updated = context.cache.is_updated
+        out = self.backbone.get_decoder()(
+            inputs_embeds=embed(tokens),
+            encoder_hidden_states=context.states,
+            encoder_attention_mask=context.mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return out.view(batch, beams, length + 1, -1)
+
+    # scoring
+
+    def next_codes(
+        self, context: Context, depth: int, hidden: Tensor, nodes: Tensor, following: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the children of K prefixes per request, normalised over each prefix's children.
+
+        Args:
+            hidden: (B, K, D) decoder states after the prefixes. nodes: (B, K) their nodes of depth `depth`.
+            following: (B, K, H) bool, which history slots begin with the prefix.
+
+        Returns:
+            log-probabilities (B, K, C), -inf in empty places; child nodes (B, K, C) and their codes (B, K, C).
+        """
+        logit, child, code = self._plain_logits(context, depth, hidden, nodes)
+        if self.config.copy:
+            logit = self._with_copies(logit, code, context, depth, hidden, following)
+        return logit.log_softmax(-1), child, code
+
+    def _plain_logits(self, context: Context, depth: int, hidden: Tensor, nodes: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, K, C) of the children without the copy path, -inf in empty places; child nodes; their codes."""
+        assert self.index is not None, "bind() the prefix index first"
+        child, code, valid = self.index.children(depth, nodes)
+        first, size = self.level_start[depth], self.config.level_sizes[depth]
+        table = self.backbone.get_input_embeddings().weight[first : first + size]
+        logit = (hidden @ table.T).gather(-1, code)
+        if self.config.priors:
+            gate = self.prior_gate(hidden).unflatten(-1, (len(self.config.level_sizes), -1))[:, :, depth]
+            prior = self.log_mass[depth][context.snapshot[:, None, None], child]
+            logit = logit + torch.einsum("bkcp,bkp->bkc", prior, gate)
+        return logit.masked_fill(~valid, -torch.inf), child, code
+
+    def _with_copies(
+        self, logit: Tensor, code: Tensor, context: Context, depth: int, hidden: Tensor, following: Tensor
+    ) -> Tensor:
+        """log(exp(logit) + sum over the history slots that continue the prefix with this code of exp(a)): (B, K, C)."""
+        copied = self._copied(context, depth, hidden, following, self.config.level_sizes[depth])
+        return torch.logaddexp(logit, copied.gather(-1, code)).masked_fill(logit.isneginf(), -torch.inf)
+
+    def _copied(self, context: Context, depth: int, hidden: Tensor, following: Tensor, size: int) -> Tensor:
+        """(B, K, size) log of the summed exp(a) of the history slots that continue each prefix with each code."""
+        width = hidden.shape[-1]
+        query = F.linear(hidden, self.copy_query.weight[depth * width : (depth + 1) * width])
+        score = torch.einsum("bkd,bhd->bkh", query, context.copy_keys) * width**-0.5
+        score = (score + context.copy_bias[:, None, :, depth]).masked_fill(~following, -torch.inf)
+        top = score.detach().amax(-1, keepdim=True).clamp(min=-50)
+        place = context.slot_codes[:, None, :, depth].clamp(min=0).expand_as(score)
+        mass = torch.zeros(*score.shape[:-1], size, device=score.device, dtype=score.dtype)
+        return (mass.scatter_add(-1, place, (score - top).exp()) + FAINT).log() + top
+
+    def forward(
+        self,
+        query_ids: Tensor,
+        query_mask: Tensor,
+        slot_codes: Tensor,
+        slot_features: Tensor,
+        snapshot: Tensor,
+        labels: Tensor,
+    ) -> GeneratorOutput:
+        """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss."""
+        assert self.index is not None, "bind() the prefix index first"
+        context = self.read(query_ids, query_mask, slot_codes, slot_features, snapshot)
+        hidden = self.hidden(context, labels[:, None, :-1])
+        path = self.index.nodes(labels)
+        nodes = torch.zeros_like(path[0])[:, None]
+        following = (slot_codes[..., 0] >= 0)[:, None]
+        full, plain = [], []
+        for depth, target in enumerate(path):
+            state = hidden[:, :, depth]
+            logit, child, code = self._plain_logits(context, depth, state, nodes)
+            place = (target - child[:, 0, 0])[:, None, None]
+            if self.config.copy:
+                plain.append(logit.log_softmax(-1).gather(-1, place)[:, 0, 0])
+                logit = self._with_copies(logit, code, context, depth, state, following)
+            full.append(logit.log_softmax(-1).gather(-1, place)[:, 0, 0])
+            following = following & (slot_codes[..., depth] == labels[:, depth, None])[:, None]
+            nodes = target[:, None]
+        log_prob = torch.stack(full, -1)
+        loss = -log_prob.sum(-1).mean()
+        if plain:
+            plain_log_prob = torch.stack(plain, -1)
+            loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
+            return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())
+        return GeneratorOutput(loss=loss, log_prob=log_prob.detach())
+
+
+def context_fields(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """The arguments of `Generator.read` out of a batch."""
+    return {name: batch[name] for name in ("query_ids", "query_mask", "slot_codes", "slot_features", "snapshot")}
+
+
+AutoConfig.register(GeneratorConfig.model_type, GeneratorConfig)
+AutoModel.register(GeneratorConfig, Generator)

@@ -1,0 +1,185 @@
+"""A trained run that answers requests: the same path for the command line, serving and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from onesearch.context.batch import ContextBuilder
+from onesearch.corpus import Corpus, Requests
+from onesearch.corpus.popularity import DAY
+from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
+from onesearch.embed import load_text_encoder
+from onesearch.errors import UserError
+from onesearch.model import Generator
+from onesearch.run import Run
+from onesearch.search import beam_search
+from onesearch.sid import SidTable
+
+BEAMS = 64
+"""Beam width; wider finds hardly more (see docs/results.md)."""
+
+BATCH = 128
+"""Requests searched at once: bounds memory."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A query, and who asks it (None for nobody in particular)."""
+
+    query: str
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item found; `score` is the log-probability of its semantic ID."""
+
+    item_id: str
+    title: str
+    brand: str | None
+    price: float | None
+    score: float
+    sid: str
+    bought_before: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """A past purchase that the model was given; `days_ago` is None where the log has no clock."""
+
+    item_id: str
+    title: str
+    times: int
+    days_ago: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The hits of one request, best first, the purchases the model was given, most relevant first, and a remark."""
+
+    query: str
+    user: str | None
+    known_user: bool
+    hits: list[Hit]
+    given: list[Given]
+    note: str | None
+
+
+class Retriever:
+    """Answers requests with the items of one run."""
+
+    def __init__(self, corpus: Corpus, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
+        self.corpus, self.table, self.builder = corpus, table, builder
+        index = table.index()
+        self.model = model.bind(index, builder.log_mass(index)).eval()
+        self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
+
+    @classmethod
+    def load(cls, folder: Path | str, stage: str = "sft") -> Retriever:
+        """Load `models/STAGE` of a run folder.
+
+        Raises:
+            UserError: there is no such run, or it is not trained yet.
+        """
+        run = Run.open(folder)
+        model = run.folder / "models" / stage
+        if not (model / "config.json").exists():
+            raise UserError("no trained generator", place=model, remedy=f"onesearch train --run {folder}")
+        corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
+        if not table.item_ids.equals(corpus.items["item_id"]):
+            remedy = f"onesearch quantize --run {folder}"
+            raise UserError("the SID table is of another catalogue", place=run.folder / "sid", remedy=remedy)
+        encoder = load_text_encoder(run.settings.encoder)
+        builder = ContextBuilder.load(corpus, encoder, table.codes, model)
+        return cls(corpus, table, builder, Generator.from_pretrained(model))
+
+    def rank(
+        self, requests: Requests, k: int, beams: int = BEAMS
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores."""
+        items = np.full((len(requests), k), -1, np.int32)
+        scores = np.full((len(requests), k), -np.inf, np.float32)
+        for start in range(0, len(requests), BATCH):
+            part = requests.part(slice(start, start + BATCH))
+            inputs, _ = self.builder.inputs(part)
+            context = self.model.read(**{name: value.to(self.model.device) for name, value in inputs.items()})
+            found = beam_search(self.model, context, max(beams, k), k)
+            items[start : start + BATCH] = found.items.cpu().numpy()
+            scores[start : start + BATCH] = found.scores.float().cpu().numpy()
+        return items, scores
+
+    def search(self, requests: Sequence[Request], k: int) -> list[Answer]:
+        """The k best items for each request, as of the end of the log.
+
+        A user whom the log does not know is answered without history, and the answer says so.
+
+        Raises:
+            UserError: a query of more than MAX_QUERY_CHARACTERS characters.
+        """
+        if not requests:
+            return []
+        asked = self._now(requests)
+        items, scores = self.rank(asked, k)
+        _, slots = self.builder.inputs(asked)
+        return [
+            self._answer(request, asked, place, items[place], scores[place], slots.event[place])
+            for place, request in enumerate(requests)
+        ]
+
+    def _now(self, requests: Sequence[Request]) -> Requests:
+        """The requests as if asked right after the last event of the log."""
+        for number, request in enumerate(requests, 1):
+            if len(request.query) > MAX_QUERY_CHARACTERS:
+                remedy = f"use at most {MAX_QUERY_CHARACTERS:,} characters"
+                raise UserError("query too long", place=f"request {number}", value=request.query, remedy=remedy)
+        user = np.array([self._user.get(request.user or "", -1) for request in requests], np.int32)
+        offsets, known = self.corpus.offsets, user >= 0
+        now = int(self.corpus.time.max(initial=0)) + 1
+        return Requests(
+            event=np.full(len(user), -1, np.int64),
+            user=user,
+            target=np.full(len(user), -1, np.int32),
+            time=np.full(len(user), now, np.int64),
+            history_start=np.where(known, offsets[user], 0),
+            history_end=np.where(known, offsets[user + 1], 0),
+            query=[request.query for request in requests],
+        )
+
+    def _answer(
+        self,
+        request: Request,
+        asked: Requests,
+        place: int,
+        items: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        events: NDArray[np.int64],
+    ) -> Answer:
+        corpus = self.corpus
+        past = corpus.item[asked.history_start[place] : asked.history_end[place]]
+        found = items[items >= 0]
+        columns = corpus.items.select("item_id", "title", "brand", "price")
+        rows = columns[pl.Series(found)].iter_rows() if len(found) else iter(())
+        hits = [
+            Hit(item_id, title, brand, price, float(score), self.table.text(item), int((past == item).sum()))
+            for item, score, (item_id, title, brand, price) in zip(found.tolist(), scores, rows, strict=False)
+        ]
+        given = [
+            Given(
+                item_id=str(columns["item_id"][item]),
+                title=str(columns["title"][item]),
+                times=int((past == item).sum()),
+                days_ago=float(asked.time[place] - corpus.time[event]) / DAY if corpus.has_clock else None,
+            )
+            for event, item in ((int(event), int(corpus.item[event])) for event in events if event >= 0)
+        ]
+        known = bool(asked.user[place] >= 0)
+        note = None
+        if request.user is not None and not known:
+            note = f"user {request.user!r} is not in the log: answered without history"
+        return Answer(request.query, request.user, known, hits, given, note)

@@ -1,0 +1,114 @@
+"""The settings of a run: one flat YAML, every key known and every value of the right type before data is touched."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from onesearch.errors import UserError
+from onesearch.files import read_yaml, write_text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made from; the defaults are the demo.
+
+    Attributes:
+        source: where the log comes from, see `onesearch.corpus.sources`.
+        path: file or folder of the source; None where the source brings or fetches its own data.
+        on_error: what to do with rows that break the schema.
+        users: keep only the first so many users (a slice for trying things out).
+        seed: of derived queries, samples, codebooks and weights.
+        split: which events are for training and which for the report.
+        valid_requests, test_requests: how many searches baselines are tuned on, and the table is made of.
+        encoder: what turns texts into vectors, see `onesearch.embed`.
+        level_sizes: codes per learned level of a semantic ID.
+        last_level: codes of the level that makes semantic IDs unique.
+        sft: YAML of the supervised training; None for the defaults of `training/sft.py`.
+    """
+
+    source: str = "completejourney"
+    path: str | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    users: int | None = None
+    seed: int = 7
+    split: Literal["time", "leave-one-out"] = "time"
+    valid_requests: int = 4_000
+    test_requests: int = 10_000
+    encoder: str = "wordllama"
+    level_sizes: tuple[int, ...] = (256, 256)
+    last_level: int = 256
+    sft: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], place: object = None) -> Settings:
+        """Settings from plain values; what is not given keeps its default.
+
+        Raises:
+            UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+        """
+        types = get_type_hints(cls)
+        for key, value in values.items():
+            if key not in types:
+                near = difflib.get_close_matches(str(key), types, 1)
+                remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
+                raise UserError("unknown setting", place=place, value=key, remedy=remedy)
+            if not _fits(value, types[key]):
+                where = key if place is None else f"{place}: {key}"
+                raise UserError("wrong type or value", place=where, value=value, remedy=f"use {_spell(types[key])}")
+        checked: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+        return cls(**checked)
+
+    @classmethod
+    def read(cls, path: Path | str) -> Settings:
+        """Settings of a YAML file; see `of`."""
+        return cls.of(read_yaml(Path(path)), place=path)
+
+    def write(self, path: Path) -> None:
+        """Write every setting, the defaults too, so that a later version of the program gives the same run."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+        write_text(path, f"# Every setting of this run, as it was resolved.\n{text}")
+
+    def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The named settings as plain values."""
+        known = {field.name for field in fields(self)}
+        if unknown := set(names) - known:
+            raise KeyError(f"no such settings: {sorted(unknown)}")
+        return {name: getattr(self, name) for name in names}
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a YAML value is of this type; a boolean is no number, a list stands for a tuple."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) > 0 and all(_fits(one, arguments[0]) for one in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _spell(kind: Any) -> str:
+    """A type in words.
+
+    >>> _spell(int | None), _spell(tuple[int, ...]), _spell(Literal["stop", "skip"])
+    ('a whole number or null', 'a list, each a whole number', "'stop' or 'skip'")
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_spell, arguments))
+    if origin is tuple:
+        return f"a list, each {_spell(arguments[0])}"
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}[kind]

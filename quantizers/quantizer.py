@@ -1,0 +1,58 @@
+"""What every quantizer can do, and how one is read back without knowing which it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantizers.folder import read_config
+
+
+class Quantizer(Protocol):
+    """Vectors of width D to L codes and back.
+
+    Attributes:
+        level_sizes: L numbers; a code of level l is in `range(level_sizes[l])`.
+    """
+
+    level_sizes: tuple[int, ...]
+
+    def fit(self, x: NDArray[np.floating]) -> Self:
+        """Learn the codebooks from (N, D) vectors, which may be a memory map; returns itself."""
+        ...
+
+    def encode(self, x: NDArray[np.floating]) -> NDArray[np.int32]:
+        """(N, D) vectors to (N, L) codes; a vector's codes do not depend on what it is encoded with."""
+        ...
+
+    def decode(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(N, L) codes to (N, D) vectors."""
+        ...
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        ...
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """Read what `save_pretrained` wrote."""
+        ...
+
+
+def load_quantizer(folder: Path | str) -> Quantizer:
+    """Read a saved quantizer of whichever class `config.json` names.
+
+    Raises:
+        FileNotFoundError: there is no quantizer in the folder.
+        ValueError: its class is unknown, or the files are damaged.
+    """
+    from quantizers.residual_kmeans import ResidualKMeans
+
+    known: dict[str, type[Quantizer]] = {"ResidualKMeans": ResidualKMeans}
+    name = read_config(Path(folder)).get("class")
+    if name not in known:
+        raise ValueError(f"{Path(folder) / 'config.json'}: unknown class {name!r} (known: {', '.join(known)})")
+    return known[name].from_pretrained(folder)
