@@ -6,8 +6,8 @@ from __future__ import annotations
 class UserError(Exception):
     """A mistake in what the user gave. The command line prints it as one line and exits with 2.
 
-    >>> print(UserError("unknown item", place="events.jsonl row 7 column item_id", value="X1", remedy="add it to items"))
-    events.jsonl row 7 column item_id: unknown item: 'X1' (add it to items)
+    >>> print(UserError("unknown item", place="events.jsonl row 7 column item_id", value="X1", remedy="add it"))
+    events.jsonl row 7 column item_id: unknown item: 'X1' (add it)
     """
 
     def __init__(self, problem: str, *, place: object = None, value: object = None, remedy: str | None = None) -> None:

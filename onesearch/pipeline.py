@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onesearch.files import write_json
+from onesearch.files import atomic_path, write_json
 from onesearch.run import Run, stamps
 
 Progress = Callable[[int, int], None]
@@ -86,16 +86,21 @@ def quantize(run: Run, progress: Progress) -> None:
     corpus = Corpus.load(run.folder / "corpus")
     vectors = np.load(run.folder / "embeddings/vectors.npy", mmap_mode="r")
     quantizer = ResidualKMeans(settings.level_sizes, seed=settings.seed)
-    quantizer.fit(vectors)
-    learned = quantizer.encode(vectors)
+    quantizer.fit(np.unique(vectors, axis=0))  # a text that many items share counts once
+    codes = learned = quantizer.encode(vectors)
+    sizes: tuple[int, ...] = settings.level_sizes
     known = make_split(corpus, settings.split) == TRAIN
     popularity = np.bincount(corpus.item[known], minlength=len(corpus.items))
-    codes = append_rank_level(learned, -popularity, settings.last_level)
-    sizes = (*settings.level_sizes, settings.last_level)
-    SidTable(corpus.items["item_id"], codes, sizes, np.zeros(len(codes), np.int32)).save(run.folder / "sid")
-    quantizer.save_pretrained(run.folder / "sid/quantizer")
+    by_popularity = np.argsort(np.argsort(-popularity, kind="stable"), kind="stable").astype(np.int32)
+    if settings.last_level is not None:
+        codes = append_rank_level(learned, by_popularity, settings.last_level)
+        sizes = (*sizes, settings.last_level)
+    SidTable(corpus.items["item_id"], codes, sizes, by_popularity).save(run.folder / "sid")
+    with atomic_path(run.folder / "sid/quantizer") as folder:
+        quantizer.save_pretrained(folder)
     metrics = {
         "items": len(codes),
+        "semantic_ids": len(np.unique(codes, axis=0)),
         "reconstruction_error": reconstruction_error(vectors, quantizer.decode(learned)),
         "items_with_learned_codes_of_their_own": independent_coding_rate(learned),
     }

@@ -76,9 +76,7 @@ class PrefixIndex:
         ]
         return cls(
             items=torch.from_numpy(items.astype(np.int64)),
-            code=tuple(
-                torch.from_numpy(ordered[starts[level + 1], level].astype(np.int64)) for level in range(levels)
-            ),
+            code=tuple(torch.from_numpy(ordered[starts[level + 1], level].astype(np.int64)) for level in range(levels)),
             child=tuple(torch.from_numpy(edges.astype(np.int64)) for edges in child),
             below=tuple(torch.from_numpy(np.append(s, total).astype(np.int64)) for s in starts),
             widest=tuple(int(np.diff(edges).max()) for edges in child),

@@ -99,9 +99,7 @@ class Retriever:
         builder = ContextBuilder.load(corpus, encoder, table.codes, model)
         return cls(corpus, table, builder, Generator.from_pretrained(model))
 
-    def rank(
-        self, requests: Requests, k: int, beams: int = BEAMS
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def rank(self, requests: Requests, k: int, beams: int = BEAMS) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores."""
         items = np.full((len(requests), k), -1, np.int32)
         scores = np.full((len(requests), k), -np.inf, np.float32)

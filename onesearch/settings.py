@@ -29,7 +29,8 @@ class Settings:
         valid_requests, test_requests: how many searches baselines are tuned on, and the table is made of.
         encoder: what turns texts into vectors, see `onesearch.embed`.
         level_sizes: codes per learned level of a semantic ID.
-        last_level: codes of the level that makes semantic IDs unique.
+        last_level: codes of the level that makes semantic IDs unique; None lets
+            items share one, the most popular first.
         sft: YAML of the supervised training; None for the defaults of `training/sft.py`.
     """
 
@@ -43,7 +44,7 @@ class Settings:
     test_requests: int = 10_000
     encoder: str = "wordllama"
     level_sizes: tuple[int, ...] = (256, 256)
-    last_level: int = 256
+    last_level: int | None = 256
     sft: str | None = None
 
     @classmethod

@@ -53,7 +53,7 @@ class SidTable:
         return "".join(sid_token(level, int(code)) for level, code in enumerate(self.codes[item]))
 
     def save(self, folder: Path) -> None:
-        """Write `table.parquet` (item_id, sid as text, for people), `codes.safetensors` and `table.json`, atomically."""
+        """Write `table.parquet` (item_id, sid as text, for people), `codes.safetensors` and `table.json`."""
         texts = [self.text(item) for item in range(len(self.codes))]
         with atomic_path(folder / "table.parquet") as path:
             pl.DataFrame({"item_id": self.item_ids, "sid": texts}).write_parquet(path)

@@ -80,9 +80,7 @@ class Features:
         self._corpus, self._texts, self._bm25, self._dense = corpus, texts, bm25, dense
         self._history, self._fresh, self._purchases = history, fresh, purchases
         categories = corpus.items["categories"]
-        leaf, parent = (
-            categories.list.get(level, null_on_oob=True).fill_null("").to_list() for level in (-1, -2)
-        )
+        leaf, parent = (categories.list.get(level, null_on_oob=True).fill_null("").to_list() for level in (-1, -2))
         brand = corpus.items["brand"].fill_null("").to_list()
         self._fields = {
             "title": Field(corpus.items["title"].to_list()),

@@ -27,7 +27,11 @@ def top_of_pairs(
 
 
 def find_pairs(
-    row: NDArray[np.int64], item: NDArray[np.integer], in_row: NDArray[np.int64], in_item: NDArray[np.integer], items: int
+    row: NDArray[np.int64],
+    item: NDArray[np.integer],
+    in_row: NDArray[np.int64],
+    in_item: NDArray[np.integer],
+    items: int,
 ) -> NDArray[np.int64]:
     """(P,) the place of each pair (row, item) in the pairs (in_row, in_item), -1 where it is not there.
 

@@ -44,9 +44,7 @@ class PopularitySystem:
         self._snapshots, self._logs = fresh.table(half_life)
 
     @classmethod
-    def fit(
-        cls, fresh: FreshPopularity, valid: Requests, half_lives: Sequence[float] = HALF_LIVES
-    ) -> PopularitySystem:
+    def fit(cls, fresh: FreshPopularity, valid: Requests, half_lives: Sequence[float] = HALF_LIVES) -> PopularitySystem:
         """Choose the half-life with the best MRR@10 on `valid`."""
 
         def objective(half_life: float) -> float:

@@ -45,11 +45,15 @@ def trigrams(text: str) -> list[str]:
 
 def item_texts(corpus: Corpus) -> list[str]:
     """What a text system reads of each item: title, brand, categories, description."""
-    return corpus.items.select(
-        pl.concat_str(
-            "title", "brand", pl.col("categories").list.join(" "), "description", separator=" ", ignore_nulls=True
+    return (
+        corpus.items.select(
+            pl.concat_str(
+                "title", "brand", pl.col("categories").list.join(" "), "description", separator=" ", ignore_nulls=True
+            )
         )
-    ).to_series().to_list()
+        .to_series()
+        .to_list()
+    )
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ class ContextBuilder:
         write_json(folder / "context.json", {"slots": self.selector.slots})
 
     @classmethod
-    def load(
-        cls, corpus: Corpus, encoder: TextEncoder, codes: NDArray[np.integer], folder: Path
-    ) -> ContextBuilder:
+    def load(cls, corpus: Corpus, encoder: TextEncoder, codes: NDArray[np.integer], folder: Path) -> ContextBuilder:
         """Read what `save` wrote."""
         tokenizer, space = QueryTokenizer.load(folder), RelevanceSpace.load(folder, encoder)
         return cls._join(corpus, tokenizer, space, codes, read_json(folder / "context.json")["slots"])
@@ -121,33 +119,3 @@ class ContextBuilder:
             "slot_features": torch.from_numpy(np.ascontiguousarray(features)),
             "snapshot": torch.from_numpy(self.popularities[0].at(requests.time)),
         }, slots
-
-
-class TrainingBatches:
-    """Collates event indices into training batches; queries are tokenised and embedded once, before the first batch."""
-
-    def __init__(self, builder: ContextBuilder, events: NDArray[np.int64]) -> None:
-        corpus = builder.corpus
-        self.builder = builder
-        asked = np.unique(corpus.query[events])
-        texts = [corpus.queries[query] if query >= 0 else "" for query in asked]
-        self.row = np.full(len(corpus.queries) + 1, -1, np.int64)  # the last place is that of events without a query
-        self.row[asked] = np.arange(len(asked))
-        self.vectors = builder.space.encode(texts).astype(np.float16)
-        self.ids, self.offsets = builder.tokenizer.encode(texts, QUERY_TOKENS)
-
-    def __call__(self, events: list[int]) -> dict[str, Tensor]:
-        """A batch of `Generator.forward` arguments for these events."""
-        corpus = self.builder.corpus
-        chosen = np.asarray(events, np.int64)
-        user = corpus.user[chosen]
-        requests = Requests(
-            chosen, user, corpus.item[chosen], corpus.time[chosen], corpus.offsets[user], corpus.history_end[chosen], []
-        )
-        row = self.row[corpus.query[chosen]]
-        begin, end = self.offsets[row], self.offsets[row + 1]
-        offsets = np.concatenate([[0], np.cumsum(end - begin)])
-        pieces = self.ids[np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], end - begin)]
-        inputs, _ = self.builder.inputs(requests, self.vectors[row].astype(np.float32), (pieces, offsets))
-        return inputs | {"labels": torch.from_numpy(self.builder.codes[requests.target])}
-

@@ -32,7 +32,7 @@ class QueryTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int = 4000, most: int = 200_000) -> QueryTokenizer:
-        """Learn the pieces of these texts (the first `most` distinct ones); a small corpus gets a smaller vocabulary."""
+        """Learn the pieces of these texts (the first `most` distinct ones); a small corpus gets fewer."""
         distinct = list(dict.fromkeys(text.lower() for text in texts if text.strip()))[:most]
         if not distinct:
             raise UserError("no text to train the query tokenizer on", remedy="give items a title")

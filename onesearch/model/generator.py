@@ -7,8 +7,8 @@ compete only with the codes that can follow the prefix in the catalogue: one nor
 Three sources meet in the logit of a child c of a prefix p (the composition is ours):
 
 - the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
-- a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come from
-  the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
+- a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come
+  from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
 - a copy path (pointer networks, 1506.03134): every history slot that continues p with c adds its own unnormalised
   probability exp(a_slot), so a repeated purchase need not be spelt from memory.
 """
@@ -16,7 +16,7 @@ Three sources meet in the logit of a child c of a prefix p (the composition is o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -49,7 +49,9 @@ class GeneratorConfig(PreTrainedConfig):
     """
 
     model_type = "onesearch-generator"
-    sub_configs_defaults = {"backbone": SubConfigSpec(config_class=AutoConfig, model_type="bart")}
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "backbone": SubConfigSpec(config_class=AutoConfig, model_type="bart")
+    }
 
     backbone: PreTrainedConfig | dict | None = None
     text_vocabulary: int = 4000
@@ -95,7 +97,7 @@ class Context:
 
 
 class Generator(PreTrainedModel):
-    """Scores semantic IDs. The prefix index and the popularity are bound after construction: they outlive no catalogue."""
+    """Scores semantic IDs; prefix index and popularity belong to a catalogue and are bound after construction."""
 
     config_class = GeneratorConfig
     base_model_prefix = "generator"
@@ -104,18 +106,18 @@ class Generator(PreTrainedModel):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__(config)
-        backbone = config.backbone
+        backbone: Any = config.backbone
         backbone.vocab_size = config.text_vocabulary + sum(config.level_sizes)
         backbone._attn_implementation = SHARED_CONTEXT
         self.backbone = AutoModel.from_config(backbone)
         width, levels = backbone.hidden_size, len(config.level_sizes)
         self.level_start = [config.text_vocabulary + sum(config.level_sizes[:level]) for level in range(levels)]
-        self.slot_features = nn.Sequential(nn.Linear(config.history_features, width), nn.GELU(), nn.Linear(width, width))
+        self.slot_features = nn.Sequential(
+            nn.Linear(config.history_features, width), nn.GELU(), nn.Linear(width, width)
+        )
         self.copy_query = nn.Linear(width, width * levels, bias=False)
         self.copy_key = nn.Linear(width, width, bias=False)
-        self.copy_features = nn.Sequential(
-            nn.Linear(config.history_features, 32), nn.GELU(), nn.Linear(32, levels)
-        )
+        self.copy_features = nn.Sequential(nn.Linear(config.history_features, 32), nn.GELU(), nn.Linear(32, levels))
         self.prior_gate = nn.Linear(width, max(config.priors, 1) * levels)
         self.index: PrefixIndex | None = None
         self.log_mass: list[Tensor] = []
@@ -154,10 +156,12 @@ class Generator(PreTrainedModel):
             slot_codes: (B, H, L) int64, -1 where a slot is empty. slot_features: (B, H, F) float.
             snapshot: (B,) int64.
         """
+        if self.index is not None and self.index.items.device != self.device:
+            self.bind(self.index, self.log_mass)
         embed = self.backbone.get_input_embeddings()
         filled = slot_codes[..., 0] >= 0
         starts = torch.tensor(self.level_start, device=slot_codes.device)
-        slots = embed((slot_codes.clamp(min=0) + starts)).sum(-2) + self.slot_features(slot_features)
+        slots = embed(slot_codes.clamp(min=0) + starts).sum(-2) + self.slot_features(slot_features)
         mask = torch.cat([filled, query_mask], 1)[:, None, None]
         states = self.backbone.get_encoder()(
             inputs_embeds=torch.cat([slots, embed(query_ids)], 1), attention_mask=mask
@@ -283,11 +287,6 @@ class Generator(PreTrainedModel):
             loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
             return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())
         return GeneratorOutput(loss=loss, log_prob=log_prob.detach())
-
-
-def context_fields(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """The arguments of `Generator.read` out of a batch."""
-    return {name: batch[name] for name in ("query_ids", "query_mask", "slot_codes", "slot_features", "snapshot")}
 
 
 AutoConfig.register(GeneratorConfig.model_type, GeneratorConfig)

@@ -1,4 +1,4 @@
-"""Beam search over semantic IDs: every hypothesis is a prefix of a sellable item, every score an exact log-probability."""
+"""Beam search over semantic IDs: every hypothesis is a prefix of a sellable item, every score exact."""
 
 from __future__ import annotations
 

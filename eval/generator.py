@@ -1,0 +1,24 @@
+"""The generator as one of the compared systems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesearch.corpus import Requests
+from onesearch.retriever import BEAMS, Retriever
+
+
+class GeneratorSystem:
+    """Constrained beam search of a trained run, exactly as `onesearch generate` answers."""
+
+    name = "generator"
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+        self.tuned: dict[str, Any] = {"beams": BEAMS}
+
+    def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        return self.retriever.rank(requests, k)

@@ -1,0 +1,138 @@
+"""Small catalogues of random semantic IDs, and untrained generators over them, for tests that compare two ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import BartConfig, PreTrainedConfig, T5Config
+
+from onesearch.model import Generator, GeneratorConfig
+
+TEXT = 20
+"""Text pieces; ids below 3 are padding, unknown and the beginning."""
+
+SNAPSHOTS, PRIORS, FEATURES = 3, 2, 5
+
+
+def backbone(family: str, width: int = 16) -> PreTrainedConfig:
+    """One encoder layer, one decoder layer."""
+    if family == "t5":
+        return T5Config(
+            d_model=width, d_kv=width // 2, d_ff=width, num_heads=2, num_layers=1, num_decoder_layers=1, dropout_rate=0
+        )
+    return BartConfig(
+        d_model=width,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=width,
+        decoder_ffn_dim=width,
+        max_position_embeddings=64,
+        dropout=0.0,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=None,
+        decoder_start_token_id=2,
+        forced_eos_token_id=None,
+    )
+
+
+def random_codes(rng: np.random.Generator, items: int, sizes: tuple[int, ...], unique: bool) -> NDArray[np.int32]:
+    """(N, L) codes; all different if `unique`, otherwise some semantic IDs are likely to be shared."""
+    if unique:
+        flat = rng.choice(int(np.prod(sizes)), items, replace=False)
+        return np.stack(np.unravel_index(flat, sizes), -1).astype(np.int32)
+    return np.stack([rng.integers(0, size, items) for size in sizes], -1).astype(np.int32)
+
+
+def random_generator(
+    seed: int,
+    codes: NDArray[np.int32],
+    sizes: tuple[int, ...],
+    family: str = "bart",
+    *,
+    copy: bool = True,
+    prior: bool = True,
+    order: NDArray[np.int32] | None = None,
+) -> Generator:
+    """A generator whose weights are drawn so wide that its distributions are far from uniform."""
+    from onesearch.prefix import PrefixIndex
+
+    config = GeneratorConfig(
+        backbone=backbone(family),
+        text_vocabulary=TEXT,
+        begin_token=2,
+        level_sizes=list(sizes),
+        history_features=FEATURES,
+        priors=PRIORS if prior else 0,
+        copy=copy,
+    )
+    model = Generator(config).eval()
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.4, generator=random)
+    index = PrefixIndex.build(codes, order)
+    counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
+    masses = [index.mass(one) for one in counts]
+    return model.bind(index, [torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True)])
+
+
+def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: int, tokens: int) -> dict[str, Tensor]:
+    """The inputs of one request with so many past purchases and query tokens, without any padding but what is needed
+    to have one position at least."""
+    chosen = rng.integers(0, len(codes), slots)
+    slot_codes = np.full((1, max(slots, 1), codes.shape[1]), -1, np.int64)
+    slot_codes[0, :slots] = codes[chosen]
+    features = np.zeros((1, max(slots, 1), FEATURES), np.float32)
+    features[0, :slots] = rng.random((slots, FEATURES))
+    return {
+        "query_ids": torch.from_numpy(rng.integers(3, TEXT, (1, tokens))),
+        "query_mask": torch.ones(1, tokens, dtype=torch.bool),
+        "slot_codes": torch.from_numpy(slot_codes),
+        "slot_features": torch.from_numpy(features),
+        "snapshot": torch.from_numpy(rng.integers(0, SNAPSHOTS, 1)),
+    }
+
+
+def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Several requests as one, padded to the longest."""
+    slots = max(one["slot_codes"].shape[1] for one in requests)
+    tokens = max(one["query_ids"].shape[1] for one in requests)
+
+    def padded(name: str, length: int, value: float) -> Tensor:
+        parts = []
+        for one in requests:
+            tensor = one[name]
+            empty = torch.full((1, length - tensor.shape[1], *tensor.shape[2:]), value, dtype=tensor.dtype)
+            parts.append(torch.cat([tensor, empty], 1))
+        return torch.cat(parts)
+
+    return {
+        "query_ids": padded("query_ids", tokens, 0),
+        "query_mask": padded("query_mask", tokens, False),
+        "slot_codes": padded("slot_codes", slots, -1),
+        "slot_features": padded("slot_features", slots, 0),
+        "snapshot": torch.cat([one["snapshot"] for one in requests]),
+    }
+
+
+def random_batch(rng: np.random.Generator, codes: NDArray[np.int32], requests: int = 3) -> list[dict[str, Tensor]]:
+    """Requests with histories of 0 to 5 purchases and queries of 1 to 6 tokens."""
+    return [random_request(rng, codes, int(rng.integers(0, 6)), int(rng.integers(1, 7))) for _ in range(requests)]
+
+
+@torch.inference_mode()
+def code_log_prob(model: Generator, inputs: Mapping[str, Tensor], codes: NDArray[np.int32]) -> Tensor:
+    """(B, N, L) teacher-forced log-probability of every code of every item, one forward pass a request."""
+    labels = torch.from_numpy(codes.astype(np.int64))
+    scores = []
+    for row in range(len(inputs["snapshot"])):
+        repeated = {name: value[row : row + 1].expand(len(codes), *value.shape[1:]) for name, value in inputs.items()}
+        scores.append(model(**repeated, labels=labels).log_prob)
+    return torch.stack(scores)

@@ -1,0 +1,1 @@
+"""Training scripts, each for `accelerate launch`, and the parts that only training needs."""

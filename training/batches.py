@@ -1,0 +1,92 @@
+"""Training examples: nothing is materialised, a batch is gathered from the log when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from onesearch.context.batch import QUERY_TOKENS, ContextBuilder
+from onesearch.corpus import Requests
+
+MEGABATCH = 16
+"""Batches whose examples are sorted by length together."""
+
+
+class Events(Dataset[int]):
+    """The events to learn from, by index; the collator does the rest."""
+
+    def __init__(self, events: NDArray[np.int64]) -> None:
+        self.events = events
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __getitem__(self, place: int) -> int:
+        return int(self.events[place])
+
+
+class TrainingBatches:
+    """Collates event indices into arguments of `Generator.forward`.
+
+    The distinct queries of the events are tokenised and embedded once, before the first batch.
+    """
+
+    def __init__(self, builder: ContextBuilder, events: NDArray[np.int64]) -> None:
+        corpus = builder.corpus
+        asked = np.unique(corpus.query[events])
+        texts = [corpus.queries[query] if query >= 0 else "" for query in asked]
+        self.builder = builder
+        self._row = np.full(len(corpus.queries) + 1, -1, np.int64)  # the last place is that of events without a query
+        self._row[asked] = np.arange(len(asked))
+        self._vectors = builder.space.encode(texts).astype(np.float16)
+        self._ids, self._offsets = builder.tokenizer.encode(texts, QUERY_TOKENS)
+
+    def lengths(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) tokens of each event's query."""
+        row = self._row[self.builder.corpus.query[events]]
+        return self._offsets[row + 1] - self._offsets[row]
+
+    def __call__(self, events: Sequence[int]) -> dict[str, Tensor]:
+        corpus = self.builder.corpus
+        chosen = np.asarray(events, np.int64)
+        row = self._row[corpus.query[chosen]]
+        begin, length = self._offsets[row], self.lengths(chosen)
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        pieces = self._ids[np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], length)]
+        requests = Requests.of(corpus, chosen)
+        inputs, _ = self.builder.inputs(requests, self._vectors[row].astype(np.float32), (pieces, offsets))
+        return inputs | {"labels": torch.from_numpy(self.builder.codes[requests.target])}
+
+
+class SimilarLengths(Sampler[int]):
+    """A new random order every epoch in which the examples of one batch have queries of similar length.
+
+    The order depends on the seed, the epoch and the *global* batch size only, so that two processes with half the batch
+    each see what one process sees.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        mega = self.batch * MEGABATCH
+        for start in range(0, len(order), mega):
+            part = order[start : start + mega]
+            part = part[np.argsort(self.lengths[part], kind="stable")]
+            whole = len(part) // self.batch * self.batch
+            batches = part[:whole].reshape(-1, self.batch)
+            yield from batches[random.permutation(len(batches))].ravel().tolist()
+            yield from part[whole:].tolist()

@@ -1,0 +1,265 @@
+"""Supervised fine-tuning: given a query and the user's past purchases, generate the semantic ID of what was bought.
+
+    accelerate launch training/sft.py --config configs/demo/sft.yaml --learning_rate 3e-4
+    accelerate launch --num_processes 2 training/sft.py --run runs/demo
+
+A `transformers.Trainer` does the loop, so checkpoints, resume, trackers, several processes and mixed precision are the
+ones people know; every option of `TrainingArguments` is an option here. This file leaves out what later stages add
+(alignment tasks, several views of the user, regularizers): it is the personalised stage alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.data import Sampler
+from transformers import AutoConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from onesearch.context.batch import HALF_LIVES, ContextBuilder
+from onesearch.context.history import FEATURES
+from onesearch.context.tokenizer import QueryTokenizer
+from onesearch.corpus import TRAIN, VALID, Corpus, make_split, sample_requests
+from onesearch.corpus.split import target_kind
+from onesearch.embed import load_text_encoder
+from onesearch.errors import UserError
+from onesearch.files import read_json, read_yaml, write_json
+from onesearch.model import Generator, GeneratorConfig
+from onesearch.run import Run, stamps
+from onesearch.sid import SidTable
+from training.batches import Events, SimilarLengths, TrainingBatches
+
+log = logging.getLogger(__name__)
+UNNAMED = "trainer_output"
+"""What `TrainingArguments` puts where no output_dir is given."""
+
+PLACES = ("output_dir", "logging_dir", "resume_from_checkpoint", "disable_tqdm")
+"""Arguments that do not change what is learnt."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class ModelArguments:
+    """The generator's size and what it reads."""
+
+    run: str = field(default="runs/demo", metadata={"help": "Run folder with a corpus and semantic IDs."})
+    stage: str = field(default="sft", metadata={"help": "The model is written to models/STAGE of the run."})
+    backbone: str = field(
+        default="bart",
+        metadata={"help": "Family of a new backbone (bart, t5, ...), or a config by path or hub id."},
+    )
+    width: int = field(default=128, metadata={"help": "Width of a new backbone."})
+    layers: list[int] = field(default_factory=lambda: [2, 2], metadata={"help": "Encoder and decoder layers."})
+    heads: int = field(default=4, metadata={"help": "Attention heads."})
+    feed_forward: int = field(default=256, metadata={"help": "Width of the feed-forward layers."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout; 0 suits a pass or two over a large log."})
+    slots: int = field(default=16, metadata={"help": "Past purchases that the model is given."})
+    copy: bool = field(default=True, metadata={"help": "Let past purchases add their own probability."})
+    prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
+    plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
+    valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
+
+
+@dataclass
+class SftArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the defaults of the demo."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    per_device_train_batch_size: int = 512
+    per_device_eval_batch_size: int = 512
+    num_train_epochs: float = 1.0
+    warmup_steps: float = 200
+    lr_scheduler_type: str = "cosine"
+    logging_steps: float = 50
+    save_steps: float = 500
+    save_total_limit: int | None = 1
+    eval_strategy: str = "steps"
+    eval_steps: float | None = 500
+    report_to: str = "none"
+    remove_unused_columns: bool = False
+    disable_tqdm: bool | None = True
+    dataloader_drop_last: bool = True
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+
+
+class SftTrainer(Trainer):
+    """A `Trainer` whose batches hold queries of similar length, the same ones however many processes there are."""
+
+    def __init__(self, *arguments: Any, batches: TrainingBatches, **options: Any) -> None:
+        super().__init__(*arguments, data_collator=batches, **options)
+        self._batches = batches
+
+    def _get_train_sampler(self, train_dataset: Events | None = None) -> Sampler[int]:
+        events = (train_dataset or self.train_dataset).events
+        whole = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return SimilarLengths(self._batches.lengths(events), whole, self.args.seed)
+
+
+class Reporter(TrainerCallback):
+    """Tells a progress callable how many steps are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress(state.global_step, state.max_steps)
+
+
+def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
+    """The configuration of a backbone that starts from nothing; a path or hub id is read as it is."""
+    if model.backbone not in transformers.CONFIG_MAPPING:
+        return AutoConfig.from_pretrained(model.backbone)
+    encoder, decoder = model.layers
+    kind = transformers.CONFIG_MAPPING[model.backbone]
+    common: dict[str, Any] = {"d_model": model.width, "pad_token_id": QueryTokenizer.pad}
+    if hasattr(kind(), "d_ff"):  # the T5 family
+        sizes = {"num_layers": encoder, "num_decoder_layers": decoder, "num_heads": model.heads}
+        return kind(
+            **common, **sizes, d_ff=model.feed_forward, d_kv=model.width // model.heads, dropout_rate=model.dropout
+        )
+    return kind(
+        **common,
+        encoder_layers=encoder,
+        decoder_layers=decoder,
+        encoder_attention_heads=model.heads,
+        decoder_attention_heads=model.heads,
+        encoder_ffn_dim=model.feed_forward,
+        decoder_ffn_dim=model.feed_forward,
+        dropout=model.dropout,
+        max_position_embeddings=256,
+        bos_token_id=QueryTokenizer.begin,
+        eos_token_id=None,
+        decoder_start_token_id=QueryTokenizer.begin,
+        forced_eos_token_id=None,
+    )
+
+
+def train(model_args: ModelArguments, args: SftArguments, progress: Progress | None = None) -> None:
+    """Train a generator on the run's training events into `models/STAGE`; an interrupted training goes on."""
+    run = Run.open(model_args.run)
+    target = run.folder / "models" / model_args.stage
+    if args.output_dir == UNNAMED:
+        args.output_dir = str(target)
+    corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
+    split = make_split(corpus, run.settings.split)
+    events = np.flatnonzero((split == TRAIN) & (corpus.kind == target_kind(corpus)))
+    held_out = sample_requests(corpus, split, VALID, model_args.valid_requests, args.seed).event
+    if len(events) < args.train_batch_size * args.world_size:
+        raise UserError(
+            "fewer training events than one batch",
+            place=run.folder / "corpus",
+            value=len(events),
+            remedy="lower --per_device_train_batch_size",
+        )
+    log.info("preparing %s training events", f"{len(events):,}")
+    encoder = load_text_encoder(run.settings.encoder)
+    builder = ContextBuilder.fit(corpus, split, encoder, table.codes, model_args.slots, args.seed)
+    batches = TrainingBatches(builder, np.concatenate([events, held_out]))
+
+    transformers.set_seed(args.seed)
+    config = GeneratorConfig(
+        backbone=new_backbone(model_args),
+        text_vocabulary=len(builder.tokenizer),
+        begin_token=QueryTokenizer.begin,
+        level_sizes=list(table.level_sizes),
+        history_features=len(FEATURES),
+        priors=len(HALF_LIVES) if model_args.prior else 0,
+        copy=model_args.copy,
+        plain_loss=model_args.plain_loss,
+    )
+    index = table.index()
+    model = Generator(config).bind(index, builder.log_mass(index))
+    trainer = SftTrainer(
+        model=model,
+        args=args,
+        train_dataset=Events(events),
+        eval_dataset=Events(held_out),
+        batches=batches,
+        callbacks=[Reporter(progress)] if progress is not None else None,
+    )
+    checkpoints = Path(str(args.output_dir))
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or _last_checkpoint(checkpoints, trainer, run))
+    if trainer.is_world_process_zero():
+        builder.save(target)
+        model.save_pretrained(target)
+        write_json(target / "log_history.json", trainer.state.log_history)
+        for checkpoint in checkpoints.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        (checkpoints / "checkpoint.json").unlink(missing_ok=True)
+
+
+def _last_checkpoint(folder: Path, trainer: SftTrainer, run: Run) -> str | None:
+    """The last checkpoint of an interrupted training with the same settings and the same semantic IDs, if any."""
+    settings = {name: value for name, value in trainer.args.to_dict().items() if name not in PLACES}
+    basis = {"arguments": settings, "model": trainer.model.config.to_dict(), "sid": stamps(run.folder / "sid")}
+    key = {"sha256": hashlib.sha256(json.dumps(basis, sort_keys=True, default=str).encode()).hexdigest()}
+    note = folder / "checkpoint.json"
+    same = note.exists() and read_json(note) == key
+    if trainer.is_world_process_zero():
+        write_json(note, key)
+    return get_last_checkpoint(str(folder)) if same else None
+
+
+def train_run(run: Run, progress: Progress) -> None:
+    """The training step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
+    transformers.utils.logging.disable_progress_bar()
+    config = [] if run.settings.sft is None else ["--config", run.settings.sft]
+    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
+
+
+def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArguments]:
+    """Arguments of the command line over those of the YAML over the defaults.
+
+    Raises:
+        UserError: the YAML has an option that does not exist.
+    """
+    parser = TrlParser((ModelArguments, SftArguments), description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if "--config" in given[:-1]:
+        path = given[given.index("--config") + 1]
+        known = {action.dest for action in parser._actions} | {"env"}
+        for name in read_yaml(Path(path)):
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                remedy = f"did you mean {near[0]!r}?" if near else "see --help for all options"
+                raise UserError("unknown option", place=path, value=name, remedy=remedy)
+    model_args, args = parser.parse_args_and_config(given)
+    return model_args, args
+
+
+def main() -> None:
+    """The entry point of `accelerate launch training/sft.py`."""
+    try:
+        model_args, args = parse()
+        args.disable_tqdm = False
+        train(model_args, args)
+    except UserError as error:
+        raise SystemExit(fail(error)) from None
+
+
+def fail(error: UserError) -> int:
+    """Tell a mistake of the user in one line; the exit code is 2."""
+    sys.stderr.write(f"onesearch: {' '.join(str(error).split())}\n")
+    return 2
+
+
+if __name__ == "__main__":
+    main()
