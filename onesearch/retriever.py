@@ -77,7 +77,7 @@ class Retriever:
     def __init__(self, corpus: Corpus, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.corpus, self.table, self.builder = corpus, table, builder
         index = table.index()
-        self.model = model.bind(index, builder.log_mass(index)).eval()
+        self.model = model.bind(index, builder.log_mass(index), builder.content(index)).eval()
         self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
 
     @classmethod

@@ -43,8 +43,8 @@ class Settings:
     valid_requests: int = 4_000
     test_requests: int = 10_000
     encoder: str = "wordllama"
-    level_sizes: tuple[int, ...] = (256, 256)
-    last_level: int | None = 256
+    level_sizes: tuple[int, ...] = (256, 256, 256)
+    last_level: int | None = 128
     sft: str | None = None
 
     @classmethod

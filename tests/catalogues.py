@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import BartConfig, PreTrainedConfig, T5Config
 
 from onesearch.model import Generator, GeneratorConfig
+from onesearch.prefix import PrefixIndex
 
 TEXT = 20
 """Text pieces; ids below 3 are padding, unknown and the beginning."""
 
-SNAPSHOTS, PRIORS, FEATURES = 3, 2, 5
+SNAPSHOTS, PRIORS, FEATURES, CONTENT = 3, 2, 5, 6
 
 
 def backbone(family: str, width: int = 16) -> PreTrainedConfig:
@@ -58,17 +59,17 @@ def random_generator(
     *,
     copy: bool = True,
     prior: bool = True,
+    content: bool = True,
     order: NDArray[np.int32] | None = None,
 ) -> Generator:
     """A generator whose weights are drawn so wide that its distributions are far from uniform."""
-    from onesearch.prefix import PrefixIndex
-
     config = GeneratorConfig(
         backbone=backbone(family),
         text_vocabulary=TEXT,
         begin_token=2,
         level_sizes=list(sizes),
         history_features=FEATURES,
+        content=CONTENT if content else 0,
         priors=PRIORS if prior else 0,
         copy=copy,
     )
@@ -79,8 +80,15 @@ def random_generator(
             parameter.normal_(0, 0.4, generator=random)
     index = PrefixIndex.build(codes, order)
     counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
+    return bind(model, index, counts, torch.randn(len(codes), CONTENT, generator=random))
+
+
+def bind(model: Generator, index: PrefixIndex, counts: Tensor, vectors: Tensor) -> Generator:
+    """Bind a catalogue given the items' popularity counts (P, S, N) and content vectors (N, V)."""
     masses = [index.mass(one) for one in counts]
-    return model.bind(index, [torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True)])
+    below = index.mass(torch.ones(len(index)))
+    content = [(sums / count).T.float() for sums, count in zip(index.mass(vectors.T), below, strict=True)]
+    return model.bind(index, [torch.stack(one, -1).log1p().float() for one in zip(*masses, strict=True)], content)
 
 
 def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: int, tokens: int) -> dict[str, Tensor]:
@@ -96,6 +104,7 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
         "query_mask": torch.ones(1, tokens, dtype=torch.bool),
         "slot_codes": torch.from_numpy(slot_codes),
         "slot_features": torch.from_numpy(features),
+        "query_vector": torch.from_numpy(rng.standard_normal((1, CONTENT), np.float32)),
         "snapshot": torch.from_numpy(rng.integers(0, SNAPSHOTS, 1)),
     }
 
@@ -118,7 +127,7 @@ def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         "query_mask": padded("query_mask", tokens, False),
         "slot_codes": padded("slot_codes", slots, -1),
         "slot_features": padded("slot_features", slots, 0),
-        "snapshot": torch.cat([one["snapshot"] for one in requests]),
+        **{name: torch.cat([one[name] for one in requests]) for name in ("query_vector", "snapshot")},
     }
 
 

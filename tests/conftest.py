@@ -74,6 +74,15 @@ def write_shop(folder: Path, users: int = 30, baskets: int = 12, seed: int = 0) 
 
 
 @pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The corpus of the made-up shop."""
+    from onesearch.corpus import sources
+
+    base = tmp_path_factory.mktemp("corpus")
+    return sources.prepare("jsonl", base / "corpus", path=write_shop(base / "log"))
+
+
+@pytest.fixture(scope="session")
 def quantized_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the made-up shop with semantic IDs and no model; do not write into it."""
     if find_spec("wordllama") is None:
@@ -121,3 +130,20 @@ def trained_run(quantized_run: Path, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(quantized_run, folder)
     STEPS["train"].do(Run.open(folder), lambda done, total: None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def word_encoder() -> Any:
+    """A text encoder with a random vector for each word of the made-up shop; other words have none."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    from onesearch.embed.static import StaticEncoder
+
+    words = {word: place for place, word in enumerate(sorted({*" ".join(KINDS).split(), *BRANDS, *SIZES}))}
+    tokenizer = Tokenizer(WordLevel({**words, "?": len(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    table = np.random.default_rng(0).standard_normal((len(words) + 1, 24)).astype(np.float32)
+    table[-1] = 0
+    return StaticEncoder("words", tokenizer, table)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from onesearch.context.batch import QUERY_TOKENS, ContextBuilder
+from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Requests
 
 MEGABATCH = 16
@@ -43,23 +43,17 @@ class TrainingBatches:
         self.builder = builder
         self._row = np.full(len(corpus.queries) + 1, -1, np.int64)  # the last place is that of events without a query
         self._row[asked] = np.arange(len(asked))
-        self._vectors = builder.space.encode(texts).astype(np.float16)
-        self._ids, self._offsets = builder.tokenizer.encode(texts, QUERY_TOKENS)
+        self._queries = builder.encode(texts)
 
     def lengths(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) tokens of each event's query."""
-        row = self._row[self.builder.corpus.query[events]]
-        return self._offsets[row + 1] - self._offsets[row]
+        return self._queries.lengths[self._row[self.builder.corpus.query[events]]]
 
     def __call__(self, events: Sequence[int]) -> dict[str, Tensor]:
         corpus = self.builder.corpus
         chosen = np.asarray(events, np.int64)
-        row = self._row[corpus.query[chosen]]
-        begin, length = self._offsets[row], self.lengths(chosen)
-        offsets = np.concatenate([[0], np.cumsum(length)])
-        pieces = self._ids[np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], length)]
         requests = Requests.of(corpus, chosen)
-        inputs, _ = self.builder.inputs(requests, self._vectors[row].astype(np.float32), (pieces, offsets))
+        inputs, _ = self.builder.inputs(requests, self._queries.take(self._row[corpus.query[chosen]]))
         return inputs | {"labels": torch.from_numpy(self.builder.codes[requests.target])}
 
 

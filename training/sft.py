@@ -70,6 +70,7 @@ class ModelArguments:
     dropout: float = field(default=0.0, metadata={"help": "Dropout; 0 suits a pass or two over a large log."})
     slots: int = field(default=16, metadata={"help": "Past purchases that the model is given."})
     copy: bool = field(default=True, metadata={"help": "Let past purchases add their own probability."})
+    content: bool = field(default=True, metadata={"help": "Compare the query with the content below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
@@ -144,6 +145,7 @@ def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
         encoder_ffn_dim=model.feed_forward,
         decoder_ffn_dim=model.feed_forward,
         dropout=model.dropout,
+        activation_function="relu",
         max_position_embeddings=256,
         bos_token_id=QueryTokenizer.begin,
         eos_token_id=None,
@@ -181,12 +183,13 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         begin_token=QueryTokenizer.begin,
         level_sizes=list(table.level_sizes),
         history_features=len(FEATURES),
+        content=builder.selector.texts.vectors.shape[1] if model_args.content else 0,
         priors=len(HALF_LIVES) if model_args.prior else 0,
         copy=model_args.copy,
         plain_loss=model_args.plain_loss,
     )
     index = table.index()
-    model = Generator(config).bind(index, builder.log_mass(index))
+    model = Generator(config).bind(index, builder.log_mass(index), builder.content(index))
     trainer = SftTrainer(
         model=model,
         args=args,

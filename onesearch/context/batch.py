@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onesearch.context.history import HistorySelector, HistorySlots
-from onesearch.context.relevance import RelevanceSpace
+from onesearch.context.relevance import RelevanceSpace, RelevantTexts
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import TRAIN, Corpus, Popularity, Requests, item_texts, popularity
 from onesearch.corpus.popularity import DAY
@@ -24,6 +25,27 @@ QUERY_TOKENS = 32
 
 HALF_LIVES = (14 * DAY, 182 * DAY)
 """The two popularity counts that the prior is given: of the last weeks, and of the last year."""
+
+
+@dataclass(frozen=True)
+class EncodedQueries:
+    """n queries: their tokens one after the other, `offsets` (n + 1,) into them; and the queries as relevant texts."""
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    texts: RelevantTexts
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of each query."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.integer]) -> EncodedQueries:
+        """Some of the queries."""
+        length = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        place = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], length)
+        return EncodedQueries(self.ids[place], offsets, self.texts.take(rows))
 
 
 @dataclass(frozen=True)
@@ -77,8 +99,8 @@ class ContextBuilder:
     ) -> ContextBuilder:
         texts = item_texts(corpus)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        vectors = space.encode(list(distinct))[[distinct[text] for text in texts]]
-        selector = HistorySelector(corpus, vectors, slots)
+        relevant = space.encode(list(distinct)).take(np.array([distinct[text] for text in texts]))
+        selector = HistorySelector(corpus, relevant, slots)
         counts = tuple(popularity(corpus, half_life) for half_life in HALF_LIVES)
         return cls(corpus, tokenizer, space, selector, codes.astype(np.int64), counts)
 
@@ -87,22 +109,28 @@ class ContextBuilder:
         masses = [index.mass(torch.from_numpy(counts.counts)) for counts in self.popularities]
         return [torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True)]
 
+    def content(self, index: PrefixIndex) -> list[Tensor]:
+        """What `Generator.bind` needs: L tensors (M, V) float32, the mean vector of the items below every prefix."""
+        sums = index.mass(torch.from_numpy(self.selector.texts.vectors).T)
+        counts = index.mass(torch.ones(len(index), dtype=torch.int64))
+        return [(total / count).T.float().contiguous() for total, count in zip(sums, counts, strict=True)]
+
+    def encode(self, queries: Sequence[str]) -> EncodedQueries:
+        """Tokens and vectors of n queries."""
+        ids, offsets = self.tokenizer.encode(queries, QUERY_TOKENS)
+        return EncodedQueries(ids, offsets, self.space.encode(queries))
+
     def inputs(
-        self,
-        requests: Requests,
-        query_vectors: NDArray[np.float32] | None = None,
-        pieces: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None,
+        self, requests: Requests, queries: EncodedQueries | None = None
     ) -> tuple[dict[str, Tensor], HistorySlots]:
         """The arguments of `Generator.read` for B requests, and the history slots behind them.
 
         Args:
-            query_vectors: (B, D) the queries in the relevance space, where they are known already.
-            pieces: the queries' tokens as `QueryTokenizer.encode` returns them, where they are known already.
+            queries: of the requests, where they are encoded already.
         """
-        if query_vectors is None:
-            query_vectors = self.space.encode(requests.query)
-        ids, offsets = self.tokenizer.encode(requests.query, QUERY_TOKENS) if pieces is None else pieces
-        slots = self.selector.select(requests, query_vectors)
+        queries = self.encode(requests.query) if queries is None else queries
+        ids, offsets = queries.ids, queries.offsets
+        slots = self.selector.select(requests, queries.texts)
         length = np.diff(offsets)
         place = np.arange(max(int(length.max(initial=0)), 1))
         filled = place < length[:, None]
@@ -117,5 +145,6 @@ class ContextBuilder:
             "query_mask": torch.from_numpy(filled),
             "slot_codes": torch.from_numpy(slot_codes),
             "slot_features": torch.from_numpy(np.ascontiguousarray(features)),
+            "query_vector": torch.from_numpy(queries.texts.vectors),
             "snapshot": torch.from_numpy(self.popularities[0].at(requests.time)),
         }, slots

@@ -11,14 +11,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onesearch.context.relevance import RelevantTexts
 from onesearch.corpus.popularity import DAY
-from onesearch.corpus.reader import Corpus
+from onesearch.corpus.reader import Corpus, same_item_links
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.corpus.split import Requests
 
-FEATURES = ("relevance", "log_count", "decayed_count", "log_days", "rhythm")
-HALF_LIFE = 42 * DAY
-"""Of the decayed count: a purchase of six weeks ago counts half."""
+FEATURES = (
+    "relevance",  # cosine of query and item
+    "coverage",  # share of the query's trigrams that the item has
+    "log_count",  # how often bought
+    "lately",  # the same, older purchases decayed fast
+    "lastingly",  # the same, decayed slowly
+    "log_days",  # since the last purchase
+    "rhythm",  # overdue or just bought, at the item's own pace
+    "fit",  # coverage against the best slot's
+    "share_lately",  # of `lately` and `lastingly` among the slots that fit
+    "share_lastingly",
+    "freshest",  # 1 for the last purchase among the slots that fit, 1/2 for the one before, ...
+    "log_past",  # how long the user's history is
+)
+"""What describes a history slot; the last five compare it with the other slots of the request."""
+
+COMPARED = FEATURES[-5:]
+
+FIT_SHARPNESS = 8
+"""Exponent of `fit` where slots are compared: half the coverage is no fit."""
+
+HALF_LIVES = (28, 120)
+"""Days after which a purchase counts half in the features `lately` and `lastingly`."""
+
+SHORTLIST = 3
+"""So many purchases per slot are looked at closely."""
 
 REACH = 4096
 """At most so many past events of a user are looked at, the latest."""
@@ -42,37 +66,37 @@ class HistorySlots:
 class HistorySelector:
     """Selects the history slots of requests; holds (E,) float32 running counts over the log."""
 
-    def __init__(self, corpus: Corpus, item_vectors: NDArray[np.float32], slots: int) -> None:
+    def __init__(self, corpus: Corpus, texts: RelevantTexts, slots: int) -> None:
         """
         Args:
-            item_vectors: (N, D) unit vectors of the items in the relevance space.
+            texts: of the items, in the relevance space.
             slots: H.
         """
-        self.corpus, self.item_vectors, self.slots = corpus, item_vectors, slots
-        self._engaged = corpus.kind > EVENT_KINDS.index("impression")
-        self._decayed = _decayed_counts(corpus)
+        self.corpus, self.texts, self.slots = corpus, texts, slots
+        self._next, self._nth = _choices(corpus)
+        self._decayed = [_decayed_counts(corpus, self._next, self._nth, days) for days in HALF_LIVES]
 
-    def select(self, requests: Requests, query_vectors: NDArray[np.float32]) -> HistorySlots:
-        """The slots of Q requests, given their queries' (Q, D) unit vectors."""
+    def select(self, requests: Requests, queries: RelevantTexts) -> HistorySlots:
+        """The slots of Q requests, given their queries in the relevance space."""
         corpus, total = self.corpus, len(requests)
         start = np.maximum(requests.history_start, requests.history_end - REACH)
         length = requests.history_end - start
         row = np.repeat(np.arange(total), length)
         event = np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
-        last = (corpus.next_same[event] >= requests.history_end[row]) & self._engaged[event]
+        last = self._next[event] >= requests.history_end[row]
         row, event = row[last], event[last]
         item = corpus.item[event]
-        relevance = np.einsum("pd,pd->p", query_vectors[row], self.item_vectors[item])
+        relevance = queries.cosine(row, self.texts, item)
         days = self._days(requests.time[row], event)
-        count = corpus.nth_same[event] + np.float32(1)
-        decayed = self._decayed[event] * np.exp2(-days * (DAY / HALF_LIFE))
-        score = relevance + 0.08 * np.log(count) - 0.02 * np.log1p(days)
-        order = np.argsort(row * 8.0 - score, kind="stable")  # one key: scores lie well within (-4, 4)
-        row, event = row[order], event[order]
-        first = np.searchsorted(row, np.arange(total))
-        place = np.arange(len(row)) - first[row]
-        kept = place < self.slots
-        row, event, place, order = row[kept], event[kept], place[kept], order[kept]
+        count = self._nth[event] + np.float32(1)
+        habit = 0.08 * np.log(count) - 0.02 * np.log1p(days)
+        # Coverage costs more than a cosine, so only the likelier purchases are asked for it.
+        near = _best(row, relevance + habit, SHORTLIST * self.slots)
+        coverage = queries.covered(row[near], self.texts, item[near])
+        kept = _best(row[near], (relevance + habit)[near] + 2 * coverage, self.slots)
+        coverage, near = coverage[kept], near[kept]
+        row, event, relevance, days, count = row[near], event[near], relevance[near], days[near], count[near]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
 
         slots = HistorySlots(
             item=np.full((total, self.slots), -1, np.int32),
@@ -81,16 +105,23 @@ class HistorySelector:
         )
         slots.item[row, place] = corpus.item[event]
         slots.event[row, place] = event
-        slots.features[row, place] = np.stack(
+        lately, lastingly = (
+            decayed[event] * np.exp2(-days / half_life)
+            for decayed, half_life in zip(self._decayed, HALF_LIVES, strict=True)
+        )
+        slots.features[row, place, : -len(COMPARED)] = np.stack(
             [
-                relevance[order],
-                np.log(count[order]),
-                np.log1p(decayed[order]),
-                np.log1p(days[order]) / 4,
-                np.log1p(days[order] * decayed[order]) / 4,  # overdue or just bought, at the item's own pace
+                relevance,
+                coverage,
+                np.log(count),
+                np.log1p(lately),
+                np.log1p(lastingly),
+                np.log1p(days) / 4,
+                np.log1p(days * lastingly) / 4,
             ],
             axis=-1,
         )
+        slots.features[..., -len(COMPARED) :] = _compared(slots, requests.history_end - requests.history_start)
         return slots
 
     def _days(self, now: NDArray[np.int64], event: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -99,17 +130,56 @@ class HistorySelector:
         return (np.maximum(now - self.corpus.time[event], 0) / np.float32(unit)).astype(np.float32)
 
 
-def _decayed_counts(corpus: Corpus) -> NDArray[np.float32]:
-    """(E,) how often the user had chosen the event's item up to this event, older choices decayed by HALF_LIFE."""
+def _compared(slots: HistorySlots, past: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(Q, H, 5) the features in COMPARED, given the others and the (Q,) lengths of the histories."""
+    filled = slots.item >= 0
+    coverage, lately, lastingly, days = (
+        slots.features[..., FEATURES.index(name)] for name in ("coverage", "lately", "lastingly", "log_days")
+    )
+    fit = coverage / np.maximum(coverage.max(1, keepdims=True), 1e-6)
+    closeness = filled * fit**FIT_SHARPNESS
+    shares = [
+        weight / np.maximum(weight.sum(1, keepdims=True), 1e-6)
+        for weight in (closeness * np.expm1(lately), closeness * np.expm1(lastingly))
+    ]
+    # How many fitting slots were bought later than this one.
+    later = ((days[:, None, :] < days[:, :, None]) * closeness[:, None, :]).sum(2)
+    length = np.broadcast_to(np.log1p(past)[:, None] / 8, fit.shape)
+    return np.stack([fit, *shares, closeness / (1 + later), length * filled], axis=-1).astype(np.float32)
+
+
+def _best(row: NDArray[np.int64], score: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+    """Places of the `most` highest scores of each row, best first, row by row."""
+    order = np.argsort(row * 16.0 - score, kind="stable")  # one key: scores lie well within (-8, 8)
+    row = row[order]
+    return order[np.arange(len(row)) - np.searchsorted(row, row) < most]
+
+
+def _choices(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """(E,) `next_same` and `nth_same` of the corpus, but among clicks, carts and purchases alone; -1 at impressions."""
+    total = len(corpus.item)
+    chosen = np.flatnonzero(corpus.kind > EVENT_KINDS.index("impression"))
+    if len(chosen) == total:
+        return corpus.next_same, corpus.nth_same
+    after, nth = same_item_links(corpus.user[chosen], corpus.item[chosen])
+    next_same, nth_same = np.full(total, -1, np.int64), np.full(total, -1, np.int32)
+    next_same[chosen], nth_same[chosen] = np.append(chosen, total)[after], nth
+    return next_same, nth_same
+
+
+def _decayed_counts(
+    corpus: Corpus, next_same: NDArray[np.int64], nth_same: NDArray[np.int32], half_life: float
+) -> NDArray[np.float32]:
+    """(E,) how often the user chose the event's item up to this event; a choice `half_life` days before counts half."""
     count = np.ones(len(corpus.item), np.float32)
-    unit = HALF_LIFE if corpus.has_clock else HALF_LIFE // DAY
-    earlier = np.flatnonzero(corpus.next_same < len(corpus.item))
-    rank = corpus.nth_same[earlier]
+    unit = half_life * (DAY if corpus.has_clock else 1)
+    earlier = np.flatnonzero((next_same >= 0) & (next_same < len(corpus.item)))
+    rank = nth_same[earlier]
     earlier = earlier[np.argsort(rank, kind="stable")]
     edges = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
     for nth in range(len(edges) - 1):  # one step for all items bought n times; the longest run is a few hundred
         event = earlier[edges[nth] : edges[nth + 1]]
-        later = corpus.next_same[event]
+        later = next_same[event]
         gap = (corpus.time[later] - corpus.time[event]) / unit
         count[later] += count[event] * np.exp2(-gap).astype(np.float32)
     return count

@@ -12,6 +12,7 @@ The trigrams of a text are the sum of those of its words, so they are cut once p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,53 @@ from sklearn.utils.extmath import randomized_svd
 from onesearch.embed import TextEncoder
 from onesearch.files import atomic_path
 
-TRIGRAMS = 2**15
+TRIGRAMS = 2**13
+"""Hashed; two trigrams of one catalogue seldom meet in one place."""
+
 HALF = 64
 """Dimensions of each half."""
 
 
+@dataclass(frozen=True)
+class RelevantTexts:
+    """n texts in the relevance space.
+
+    Attributes:
+        vectors: (n, 128) float32 unit vectors; a text without a known trigram has zeros in the lexical half.
+        weights: (n, TRIGRAMS) sparse; the inverse document frequencies of the text's trigrams, scaled to sum 1.
+        present: (n, TRIGRAMS / 8) uint8; one bit a trigram, set where the text has it.
+    """
+
+    vectors: NDArray[np.float32]
+    weights: scipy.sparse.csr_matrix
+    present: NDArray[np.uint8]
+
+    def take(self, rows: NDArray[np.integer]) -> RelevantTexts:
+        """Some of the texts."""
+        return RelevantTexts(self.vectors[rows], self.weights[rows], self.present[rows])
+
+    def cosine(
+        self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """(P,) cosines of pairs of one of these texts and one of the others."""
+        return np.einsum("pd,pd->p", self.vectors[row], others.vectors[other], dtype=np.float32)
+
+    def covered(
+        self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
+    ) -> NDArray[np.float32]:
+        """(P,) for pairs of one of these texts (a query) and one of the others (an item): how much of the query's
+        trigram weight the item has too, from 0 to 1."""
+        start, end = self.weights.indptr[row], self.weights.indptr[row + 1]
+        length = end - start
+        pair = np.repeat(np.arange(len(row)), length)
+        place = np.arange(len(pair)) + np.repeat(start - np.cumsum(length) + length, length)
+        trigram = self.weights.indices[place]
+        bit = others.present[other[pair], trigram >> 3] >> (trigram & 7).astype(np.uint8) & 1
+        return np.bincount(pair, self.weights.data[place] * bit, len(row)).astype(np.float32)
+
+
 class RelevanceSpace:
-    """Maps texts to (n, 128) float32 unit vectors; a text without a known trigram gets zeros in the lexical half."""
+    """Maps texts to `RelevantTexts`."""
 
     def __init__(
         self,
@@ -56,11 +97,14 @@ class RelevanceSpace:
         space.semantic = _leading(encoder.encode(texts), seed)
         return space
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, 128) float32; the dot product of two is the mean of their lexical and semantic cosines."""
-        lexical = normalize(self._weighted(self._trigrams(texts)) @ self.lexical.T)
+    def encode(self, texts: Sequence[str]) -> RelevantTexts:
+        """The dot product of two texts' vectors is the mean of their lexical and semantic cosines."""
+        counts = self._trigrams(texts)
+        lexical = normalize(self._weighted(counts) @ self.lexical.T)
         semantic = normalize(self.encoder.encode(texts) @ self.semantic.T)
-        return np.hstack([lexical, semantic]).astype(np.float32) * np.float32(np.sqrt(0.5))
+        vectors = np.hstack([lexical, semantic]).astype(np.float32) * np.float32(np.sqrt(0.5))
+        weights = normalize((counts > 0).multiply(self.idf).tocsr().astype(np.float32), norm="l1")
+        return RelevantTexts(vectors, weights, _bits(weights))
 
     def _trigrams(self, texts: Sequence[str]) -> scipy.sparse.csr_matrix:
         words: dict[str, int] = {}
@@ -88,3 +132,11 @@ def _leading(matrix: scipy.sparse.csr_matrix | NDArray[np.float32], seed: int) -
     """(d, features) the leading right singular vectors, d at most HALF."""
     width = min(HALF, *matrix.shape)
     return np.ascontiguousarray(randomized_svd(matrix, width, random_state=seed)[2], np.float32)
+
+
+def _bits(weights: scipy.sparse.csr_matrix) -> NDArray[np.uint8]:
+    """(n, TRIGRAMS / 8) uint8, a bit for every stored element."""
+    row = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    bits = np.zeros((weights.shape[0], TRIGRAMS // 8), np.uint8)
+    np.bitwise_or.at(bits, (row, weights.indices >> 3), np.left_shift(1, weights.indices & 7).astype(np.uint8))
+    return bits

@@ -102,7 +102,7 @@ class Corpus:
         query = _index_of(events["query"], queries)
         session = events["session_id"].rank("dense").fill_null(0).to_numpy().astype(np.int32)
         offsets = np.searchsorted(user, np.arange(len(users) + 1)).astype(np.int64)
-        next_same, nth_same = _same_item_links(user, item)
+        next_same, nth_same = same_item_links(user, item)
         return cls(
             folder=folder,
             info=info,
@@ -149,7 +149,7 @@ def _history_ends(user: NDArray[np.int32], time: NDArray[np.int64], session: NDA
     return ends
 
 
-def _same_item_links(user: NDArray[np.int32], item: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def same_item_links(user: NDArray[np.int32], item: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Per event: the next event with the same user and item (E if none), and how many came before."""
     total = len(user)
     next_same = np.full(total, total, np.int64)

@@ -4,9 +4,11 @@ A seq2seq backbone of `transformers` (BART and T5 families) reads one position p
 SID token embeddings and of its features) and the query's tokens, and predicts the codes of an item one by one. Codes
 compete only with the codes that can follow the prefix in the catalogue: one normalisation in training, search and RL.
 
-Three sources meet in the logit of a child c of a prefix p (the composition is ours):
+Four sources meet in the logit of a child c of a prefix p (the composition is ours):
 
 - the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
+- the content below c: (A state + B query vector) . mean vector of the items below c, in the relevance space, so that a
+  prefix is understood before it has been seen often, and a new item from the first day;
 - a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come
   from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
 - a copy path (pointer networks, 1506.03134): every history slot that continues p with c adds its own unnormalised
@@ -30,6 +32,9 @@ from transformers.utils import ModelOutput
 from onesearch.model.attention import NAME as SHARED_CONTEXT
 from onesearch.prefix import PrefixIndex
 
+COSINE_SCALE = 5.0
+"""What the cosine of query and content counts at the beginning of training."""
+
 FAINT = 1e-30
 """Added where no history slot continues a prefix, so that a logarithm and its gradient stay finite."""
 
@@ -43,6 +48,7 @@ class GeneratorConfig(PreTrainedConfig):
         text_vocabulary: number of text pieces; id `begin_token` begins an answer.
         level_sizes: codes per level.
         history_features: numbers that describe a history slot.
+        content: width of the query's and items' vectors (0 switches the content path off).
         priors: popularity counts that the prior is given (0 switches it off).
         copy: whether history slots add their own probability.
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
@@ -58,6 +64,7 @@ class GeneratorConfig(PreTrainedConfig):
     begin_token: int = 2
     level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     history_features: int = 5
+    content: int = 128
     priors: int = 2
     copy: bool = True
     plain_loss: float = 0.3
@@ -80,7 +87,7 @@ class Context:
     Attributes:
         states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
         slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
-        snapshot: (B,) popularity snapshot.
+        query_vector: (B, V). snapshot: (B,) popularity snapshot.
     """
 
     states: Tensor
@@ -88,6 +95,7 @@ class Context:
     slot_codes: Tensor
     copy_keys: Tensor
     copy_bias: Tensor
+    query_vector: Tensor
     snapshot: Tensor
     cache: EncoderDecoderCache
 
@@ -119,8 +127,12 @@ class Generator(PreTrainedModel):
         self.copy_key = nn.Linear(width, width, bias=False)
         self.copy_features = nn.Sequential(nn.Linear(config.history_features, 32), nn.GELU(), nn.Linear(32, levels))
         self.prior_gate = nn.Linear(width, max(config.priors, 1) * levels)
+        self.query_position = nn.Linear(config.content, width) if config.content else None
+        self.content_state = nn.Linear(width, config.content * levels, bias=False) if config.content else None
+        self.content_query = nn.Linear(config.content, config.content * levels, bias=False) if config.content else None
         self.index: PrefixIndex | None = None
         self.log_mass: list[Tensor] = []
+        self.content: list[Tensor] = []
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -128,15 +140,21 @@ class Generator(PreTrainedModel):
         if module is getattr(self, "prior_gate", None):
             nn.init.zeros_(module.weight)
             nn.init.constant_(module.bias, 1.0 / max(self.config.priors, 1))
+        if module is getattr(self, "content_query", None):  # begin as a dense retriever: a multiple of the cosine
+            nn.init.zeros_(module.weight)
+            for level in module.weight.data.split(self.config.content):
+                level.fill_diagonal_(COSINE_SCALE)
 
-    def bind(self, index: PrefixIndex, log_mass: list[Tensor]) -> Generator:
+    def bind(self, index: PrefixIndex, log_mass: list[Tensor], content: list[Tensor]) -> Generator:
         """Set the catalogue that is generated from.
 
         Args:
             log_mass: L tensors (S, M_{d+1}, P) of log(1 + count) for S snapshots and P priors.
+            content: L tensors (M_{d+1}, V), the mean vector of the items below every node.
         """
         self.index = index.to(self.device)
         self.log_mass = [mass.to(self.device) for mass in log_mass]
+        self.content = [vectors.to(self.device) for vectors in content]
         return self
 
     # reading
@@ -147,25 +165,32 @@ class Generator(PreTrainedModel):
         query_mask: Tensor,
         slot_codes: Tensor,
         slot_features: Tensor,
+        query_vector: Tensor,
         snapshot: Tensor,
     ) -> Context:
         """Encode B requests.
 
         Args:
             query_ids, query_mask: (B, T) int64 and bool.
-            slot_codes: (B, H, L) int64, -1 where a slot is empty. slot_features: (B, H, F) float.
-            snapshot: (B,) int64.
+            slot_codes: (B, H, L) int64, -1 in empty slots, which come last. slot_features: (B, H, F) float.
+            query_vector: (B, V) float. snapshot: (B,) int64.
         """
         if self.index is not None and self.index.items.device != self.device:
-            self.bind(self.index, self.log_mass)
+            self.bind(self.index, self.log_mass, self.content)
         embed = self.backbone.get_input_embeddings()
         filled = slot_codes[..., 0] >= 0
         starts = torch.tensor(self.level_start, device=slot_codes.device)
         slots = embed(slot_codes.clamp(min=0) + starts).sum(-2) + self.slot_features(slot_features)
-        mask = torch.cat([filled, query_mask], 1)[:, None, None]
-        states = self.backbone.get_encoder()(
-            inputs_embeds=torch.cat([slots, embed(query_ids)], 1), attention_mask=mask
-        ).last_hidden_state
+        # Each request in one piece, empty places last: where its words stand must not depend on its batch.
+        parts, places = [slots, embed(query_ids)], [filled, query_mask]
+        if self.query_position is not None:
+            parts.insert(1, self.query_position(query_vector).unsqueeze(1))
+            places.insert(1, torch.ones_like(query_mask[:, :1]))
+        used, inputs = torch.cat(places, 1), torch.cat(parts, 1)
+        order = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        inputs = inputs.gather(1, order.unsqueeze(-1).expand_as(inputs))
+        mask = used.gather(1, order)[:, None, None]
+        states = self.backbone.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         bias = self.copy_features(slot_features).masked_fill(~filled.unsqueeze(-1), -torch.inf)
         return Context(
             states=states,
@@ -173,6 +198,7 @@ class Generator(PreTrainedModel):
             slot_codes=slot_codes,
             copy_keys=self.copy_key(states[:, : slot_codes.shape[1]]),
             copy_bias=bias,
+            query_vector=query_vector,
             snapshot=snapshot,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )
@@ -229,6 +255,14 @@ class Generator(PreTrainedModel):
         first, size = self.level_start[depth], self.config.level_sizes[depth]
         table = self.backbone.get_input_embeddings().weight[first : first + size]
         logit = (hidden @ table.T).gather(-1, code)
+        if self.content_state is not None and self.content_query is not None:
+            part = slice(depth * self.config.content, (depth + 1) * self.config.content)
+            wanted = F.linear(hidden, self.content_state.weight[part])
+            wanted = wanted + F.linear(context.query_vector, self.content_query.weight[part]).unsqueeze(1)
+            if depth == 0:  # all prefixes have the same children: one product instead of a copy per request
+                logit = logit + wanted @ self.content[0].T
+            else:
+                logit = logit + torch.einsum("bkv,bkcv->bkc", wanted, self.content[depth][child])
         if self.config.priors:
             gate = self.prior_gate(hidden).unflatten(-1, (len(self.config.level_sizes), -1))[:, :, depth]
             prior = self.log_mass[depth][context.snapshot[:, None, None], child]
@@ -259,12 +293,13 @@ class Generator(PreTrainedModel):
         query_mask: Tensor,
         slot_codes: Tensor,
         slot_features: Tensor,
+        query_vector: Tensor,
         snapshot: Tensor,
         labels: Tensor,
     ) -> GeneratorOutput:
         """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss."""
         assert self.index is not None, "bind() the prefix index first"
-        context = self.read(query_ids, query_mask, slot_codes, slot_features, snapshot)
+        context = self.read(query_ids, query_mask, slot_codes, slot_features, query_vector, snapshot)
         hidden = self.hidden(context, labels[:, None, :-1])
         path = self.index.nodes(labels)
         nodes = torch.zeros_like(path[0])[:, None]

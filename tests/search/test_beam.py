@@ -1,13 +1,17 @@
 """The beam against brute force: every item scored by a teacher-forced pass of its own."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from catalogues import batch, code_log_prob, random_batch, random_codes, random_generator
+from catalogues import CONTENT, batch, bind, code_log_prob, random_batch, random_codes, random_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 
+from onesearch.model import Generator
 from onesearch.search import beam_search
 
 EXACT = {"atol": 2e-4, "rtol": 1e-4}
@@ -22,16 +26,20 @@ catalogues = st.fixed_dictionaries(
         "family": st.sampled_from(["bart", "t5"]),
         "copy": st.booleans(),
         "prior": st.booleans(),
+        "content": st.booleans(),
     }
 )
 
 
-def made(seed: int, items: int, sizes: tuple[int, ...], unique: bool, family: str, copy: bool, prior: bool):  # type: ignore[no-untyped-def]
-    """A generator, the inputs of three requests and the codes and leaf order of its catalogue."""
+Made = tuple[Generator, list[dict[str, Tensor]], NDArray[np.int32], NDArray[np.int32]]
+
+
+def made(seed: int, items: int, sizes: tuple[int, ...], unique: bool, family: str, **parts: bool) -> Made:
+    """A generator, three requests, and the codes and leaf order of its catalogue."""
     rng = np.random.default_rng(seed)
     codes = random_codes(rng, items, sizes, unique)
     order = rng.permutation(items).astype(np.int32)
-    model = random_generator(seed, codes, sizes, family, copy=copy, prior=prior, order=order)
+    model = random_generator(seed, codes, sizes, family, order=order, **parts)
     return model, random_batch(rng, codes), codes, order
 
 
@@ -45,8 +53,8 @@ def ranked(scores: NDArray[np.float64], codes: NDArray[np.int32], order: NDArray
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(catalogues)
-def test_a_beam_as_wide_as_the_catalogue_is_brute_force(catalogue: dict[str, object]) -> None:
-    model, requests, codes, order = made(**catalogue)  # type: ignore[arg-type]
+def test_a_beam_as_wide_as_the_catalogue_is_brute_force(catalogue: dict[str, Any]) -> None:
+    model, requests, codes, order = made(**catalogue)
     inputs = batch(requests)
     scores = code_log_prob(model, inputs, codes).sum(-1).double().numpy()
     found = beam_search(model, model.read(**inputs), beams=len(codes), k=len(codes))
@@ -63,16 +71,16 @@ def test_a_beam_as_wide_as_the_catalogue_is_brute_force(catalogue: dict[str, obj
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(catalogues)
-def test_the_probabilities_of_all_semantic_ids_sum_to_one(catalogue: dict[str, object]) -> None:
-    model, requests, codes, _ = made(**catalogue)  # type: ignore[arg-type]
+def test_the_probabilities_of_all_semantic_ids_sum_to_one(catalogue: dict[str, Any]) -> None:
+    model, requests, codes, _ = made(**catalogue)
     scores = code_log_prob(model, batch(requests), np.unique(codes, axis=0)).sum(-1)
     torch.testing.assert_close(scores.exp().sum(-1), torch.ones(len(requests)), atol=1e-4, rtol=0)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(catalogues, st.integers(1, 6), st.integers(1, 8))
-def test_a_narrow_beam_is_a_plain_beam_search(catalogue: dict[str, object], beams: int, k: int) -> None:
-    model, requests, codes, order = made(**catalogue)  # type: ignore[arg-type]
+def test_a_narrow_beam_is_a_plain_beam_search(catalogue: dict[str, Any], beams: int, k: int) -> None:
+    model, requests, codes, order = made(**catalogue)
     inputs = batch(requests)
     levels = code_log_prob(model, inputs, codes).cumsum(-1).double().numpy()
     found = beam_search(model, model.read(**inputs), beams, k)
@@ -93,8 +101,8 @@ def test_a_narrow_beam_is_a_plain_beam_search(catalogue: dict[str, object], beam
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(catalogues)
-def test_a_request_alone_finds_what_it_finds_in_a_batch(catalogue: dict[str, object]) -> None:
-    model, requests, codes, _ = made(**catalogue)  # type: ignore[arg-type]
+def test_a_request_alone_finds_what_it_finds_in_a_batch(catalogue: dict[str, Any]) -> None:
+    model, requests, codes, _ = made(**catalogue)
     together = code_log_prob(model, batch(requests), codes)
     for row, request in enumerate(requests):
         torch.testing.assert_close(code_log_prob(model, request, codes)[0], together[row], **EXACT)
@@ -116,8 +124,8 @@ def test_fewer_items_than_asked_leave_places_empty() -> None:
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
-def test_a_purchase_is_copied_and_a_popular_item_preferred(family: str) -> None:
-    """With all weights zero only the copy path and the prior speak, and their numbers can be worked out by hand."""
+def test_history_popularity_and_content_by_hand(family: str) -> None:
+    """With all weights zero only what is switched on speaks, and its numbers can be worked out by hand."""
     codes = np.array([[0, 0], [0, 1], [1, 0]], np.int32)
     model = random_generator(0, codes, (2, 2), family)
     for parameter in model.parameters():
@@ -128,10 +136,19 @@ def test_a_purchase_is_copied_and_a_popular_item_preferred(family: str) -> None:
     # each child has exp(0), and the purchase (0, 1) adds exp(0) to code 0 and, below it, to code 1
     torch.testing.assert_close(scores, torch.tensor([[2 / 3, 1 / 3], [2 / 3, 2 / 3], [1 / 3, 1.0]]))
 
-    torch.nn.init.constant_(model.prior_gate.bias, 0.5)  # both priors with half their weight
-    counts = torch.tensor([3.0, 0.0, 8.0])
     assert model.index is not None
-    mass = [torch.stack([level, level], -1).log1p().float() for level in model.index.mass(counts.expand(3, 3))]
-    scores = code_log_prob(model.bind(model.index, mass), request, codes)[0].exp()
+    torch.nn.init.constant_(model.prior_gate.bias, 0.5)  # both priors with half their weight
+    counts, vectors = torch.tensor([3.0, 0.0, 8.0]).expand(2, 3, 3), torch.zeros(3, CONTENT)
+    scores = code_log_prob(bind(model, model.index, counts, vectors), request, codes)[0].exp()
     # exp(log(1 + 3)) = 4 and 9 at the root, 4 and 1 below code 0; the purchase adds 1
     torch.testing.assert_close(scores, torch.tensor([[5 / 14, 4 / 6], [5 / 14, 2 / 6], [9 / 14, 1.0]]))
+
+    torch.nn.init.zeros_(model.prior_gate.bias)
+    assert model.content_query is not None
+    model.content_query.weight.data[:, 0] = torch.eye(CONTENT)[0].repeat(2)  # the product of the first components
+    request["query_vector"] = torch.eye(CONTENT)[:1]
+    vectors[:, 0] = torch.tensor([2.0, 4.0, 6.0]).log()
+    scores = code_log_prob(bind(model, model.index, counts, vectors), request, codes)[0].exp()
+    # at the root exp((log 2 + log 4) / 2) = sqrt(8) and 6, below code 0 they are 2 and 4; the purchase adds 1
+    root = torch.tensor([8**0.5 + 1, 8**0.5 + 1, 6.0]) / (8**0.5 + 7)
+    torch.testing.assert_close(scores, torch.stack([root, torch.tensor([2 / 7, 5 / 7, 1.0])], -1))

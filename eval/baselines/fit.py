@@ -1,0 +1,74 @@
+"""All baselines, fitted on the training part of a log and tuned on validation requests."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.baselines import System
+from eval.baselines.bm25 import BM25
+from eval.baselines.cascade import Cascade, late_requests
+from eval.baselines.dense import Dense
+from eval.baselines.features import Features
+from eval.baselines.history import OwnHistory
+from eval.baselines.popularity import FreshPopularity, PopularitySystem
+from eval.baselines.purchases import Purchases
+from eval.baselines.text import Texts
+from onesearch.corpus import Corpus, Requests, item_texts
+from onesearch.embed import TextEncoder
+from onesearch.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+BASELINES = 5
+
+
+def fit_baselines(
+    corpus: Corpus,
+    split: NDArray[np.int8],
+    valid: Requests,
+    encoder: TextEncoder,
+    *,
+    train_requests: int = 12_000,
+    seed: int = 0,
+    fitted: Callable[[int], None] = lambda count: None,
+) -> list[System]:
+    """Popularity, BM25, dense retrieval, own history and the cascade.
+
+    Args:
+        corpus: the log of which all systems see the same past.
+        split: which of its events are for training.
+        valid: requests that every setting is chosen on; settings of text are chosen on every second one.
+        encoder: the text encoder of the generator.
+        train_requests: how many training requests the cascade's ranker learns from.
+        seed: of samples and the ranker.
+        fitted: called with the number of systems that are ready.
+    """
+    if importlib.util.find_spec("lightgbm") is None:
+        raise UserError("the cascade needs the package lightgbm", remedy="pip install 'onesearch[demo]'")
+    half = valid.part(slice(None, None, 2))
+    fresh, purchases, texts = FreshPopularity(corpus), Purchases(corpus), Texts.of(item_texts(corpus))
+    systems: list[System] = []
+
+    def add(system: System) -> None:
+        systems.append(system)
+        logger.info("%s tuned: %s", system.name, system.tuned)
+        fitted(len(systems))
+
+    add(PopularitySystem.fit(fresh, valid))
+    bm25 = BM25.fit(texts, fresh, half)
+    add(bm25)
+    dense = Dense.fit(texts, fresh, encoder, half)
+    add(dense)
+    history = OwnHistory.fit(corpus, bm25, texts, fresh, purchases, valid)
+    add(history)
+    features = Features(corpus, texts, bm25, dense, history, fresh, purchases)
+    cascade = Cascade(texts, bm25, dense, fresh, features)
+    cascade.tune_recall(half)
+    cascade.train_ranker(late_requests(corpus, split, train_requests, seed), half, seed=seed)
+    add(cascade)
+    return systems

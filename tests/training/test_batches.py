@@ -1,0 +1,79 @@
+"""Training batches: the same requests as everywhere else, and the same batches however many processes there are."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from catalogues import random_codes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
+
+from onesearch.context.batch import ContextBuilder
+from onesearch.corpus import Corpus, Requests, make_split
+from onesearch.embed.static import StaticEncoder
+from training.batches import MEGABATCH, Events, SimilarLengths, TrainingBatches
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(0, 30), max_size=400),
+    batch=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+    seed=st.integers(0, 9),
+)
+def test_an_epoch_is_a_permutation(lengths: list[int], batch: int, epoch: int, seed: int) -> None:
+    sampler = SimilarLengths(np.array(lengths, np.int64), batch, seed)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(lengths))) and len(sampler) == len(lengths)
+    assert order == list(sampler), "the same order when it is read again, as a resumed training does"
+
+
+def test_epochs_and_seeds_differ() -> None:
+    lengths = np.random.default_rng(0).integers(1, 20, 500)
+    first, other = SimilarLengths(lengths, 8, seed=1), SimilarLengths(lengths, 8, seed=2)
+    before = list(first)
+    assert before != list(other)
+    first.set_epoch(1)
+    assert before != list(first)
+
+
+def test_the_queries_of_a_batch_are_of_similar_length_and_batches_come_in_no_order() -> None:
+    batch = 8
+    lengths = np.random.default_rng(0).integers(1, 40, batch * MEGABATCH * 4)
+    batches = lengths[list(SimilarLengths(lengths, batch, seed=0))].reshape(-1, batch)
+    assert np.ptp(batches, axis=1).mean() < 0.2 * np.ptp(lengths.reshape(-1, batch), axis=1).mean()
+    longest = batches.max(1)
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_together_see_the_batches_of_one(processes: int) -> None:
+    whole, size = 16, 203
+    lengths = np.random.default_rng(3).integers(1, 9, size)
+
+    def batches(process: int, count: int) -> list[list[int]]:
+        sampler = BatchSampler(SimilarLengths(lengths, whole, seed=0), whole // count, drop_last=True)
+        return list(BatchSamplerShard(sampler, count, process))
+
+    parts = [batches(process, processes) for process in range(processes)]
+    joined = [[row for part in step for row in part] for step in zip(*parts, strict=True)]
+    assert joined == batches(0, 1)
+    assert len(joined) == size // whole
+
+
+def test_a_batch_holds_the_inputs_of_its_requests_and_their_semantic_ids(
+    shop: Corpus, word_encoder: StaticEncoder
+) -> None:
+    codes = random_codes(np.random.default_rng(0), len(shop.items), (8, 8, 8), unique=True)
+    builder = ContextBuilder.fit(shop, make_split(shop), word_encoder, codes, 4, seed=0)
+    events = np.random.default_rng(1).permutation(len(shop.item))[:200]
+    batches, examples = TrainingBatches(builder, events), Events(events)
+    chosen = [examples[place] for place in (5, 0, 17, 5, 199)]
+    expected, _ = builder.inputs(Requests.of(shop, np.array(chosen)))
+    batch = batches(chosen)
+    torch.testing.assert_close(batch.pop("labels"), torch.from_numpy(codes[shop.item[chosen]].astype(np.int64)))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(batch[name], tensor, atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(batches.lengths(np.array(chosen)), expected["query_mask"].sum(1).clamp(min=1))
