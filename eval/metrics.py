@@ -1,8 +1,8 @@
 """Ranking metrics by name, one value a query, and intervals that respect that a user's queries hang together.
 
-The numbers come from pytrec_eval (the C code of NIST's trec_eval). Intervals are percentile bootstrap intervals in which
-whole users are drawn, not queries: two queries of one household are not independent (Field and Welsh, "Bootstrapping
-clustered data", 2007). One set of draws serves all systems, so a difference of two systems is paired.
+The numbers come from pytrec_eval (the C code of NIST's trec_eval). Intervals are percentile bootstrap intervals in
+which whole users are drawn, not queries: two queries of one household are not independent (Field and Welsh,
+"Bootstrapping clustered data", 2007). One set of draws serves all systems, so a difference of two systems is paired.
 """
 
 from __future__ import annotations

@@ -76,8 +76,7 @@ class Retriever:
 
     def __init__(self, corpus: Corpus, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.corpus, self.table, self.builder = corpus, table, builder
-        index = table.index()
-        self.model = model.bind(index, builder.log_mass(index), builder.content(index)).eval()
+        self.model = model.bind(builder.catalogue(table.index())).eval()
         self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
 
     @classmethod

@@ -11,12 +11,13 @@ from torch import Tensor
 from transformers import BartConfig, PreTrainedConfig, T5Config
 
 from onesearch.model import Generator, GeneratorConfig
+from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
 
 TEXT = 20
 """Text pieces; ids below 3 are padding, unknown and the beginning."""
 
-SNAPSHOTS, PRIORS, FEATURES, CONTENT = 3, 2, 5, 6
+SNAPSHOTS, PRIORS, FEATURES, CONTENT, TRIGRAMS = 3, 2, 5, 6, 16
 
 
 def backbone(family: str, width: int = 16) -> PreTrainedConfig:
@@ -60,6 +61,7 @@ def random_generator(
     copy: bool = True,
     prior: bool = True,
     content: bool = True,
+    spelling: bool = True,
     order: NDArray[np.int32] | None = None,
 ) -> Generator:
     """A generator whose weights are drawn so wide that its distributions are far from uniform."""
@@ -70,6 +72,7 @@ def random_generator(
         level_sizes=list(sizes),
         history_features=FEATURES,
         content=CONTENT if content else 0,
+        spelling=spelling,
         priors=PRIORS if prior else 0,
         copy=copy,
     )
@@ -78,17 +81,10 @@ def random_generator(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.4, generator=random)
-    index = PrefixIndex.build(codes, order)
     counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
-    return bind(model, index, counts, torch.randn(len(codes), CONTENT, generator=random))
-
-
-def bind(model: Generator, index: PrefixIndex, counts: Tensor, vectors: Tensor) -> Generator:
-    """Bind a catalogue given the items' popularity counts (P, S, N) and content vectors (N, V)."""
-    masses = [index.mass(one) for one in counts]
-    below = index.mass(torch.ones(len(index)))
-    content = [(sums / count).T.float() for sums, count in zip(index.mass(vectors.T), below, strict=True)]
-    return model.bind(index, [torch.stack(one, -1).log1p().float() for one in zip(*masses, strict=True)], content)
+    vectors = torch.randn(len(codes), CONTENT, generator=random)
+    bits = torch.randint(0, 256, (len(codes), TRIGRAMS // 8), generator=random, dtype=torch.uint8)
+    return model.bind(Catalogue.build(PrefixIndex.build(codes, order), list(counts), vectors, bits))
 
 
 def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: int, tokens: int) -> dict[str, Tensor]:
@@ -105,6 +101,8 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
         "slot_codes": torch.from_numpy(slot_codes),
         "slot_features": torch.from_numpy(features),
         "query_vector": torch.from_numpy(rng.standard_normal((1, CONTENT), np.float32)),
+        "trigrams": torch.from_numpy(rng.choice(TRIGRAMS, (1, tokens), replace=False)),
+        "trigram_weights": torch.full((1, tokens), 1 / tokens),
         "snapshot": torch.from_numpy(rng.integers(0, SNAPSHOTS, 1)),
     }
 
@@ -112,7 +110,7 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
 def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Several requests as one, padded to the longest."""
     slots = max(one["slot_codes"].shape[1] for one in requests)
-    tokens = max(one["query_ids"].shape[1] for one in requests)
+    tokens = max(one["query_ids"].shape[1] for one in requests)  # and as many trigrams
 
     def padded(name: str, length: int, value: float) -> Tensor:
         parts = []
@@ -125,6 +123,8 @@ def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         "query_ids": padded("query_ids", tokens, 0),
         "query_mask": padded("query_mask", tokens, False),
+        "trigrams": padded("trigrams", tokens, 0),
+        "trigram_weights": padded("trigram_weights", tokens, 0),
         "slot_codes": padded("slot_codes", slots, -1),
         "slot_features": padded("slot_features", slots, 0),
         **{name: torch.cat([one[name] for one in requests]) for name in ("query_vector", "snapshot")},

@@ -61,7 +61,7 @@ class SimilarLengths(Sampler[int]):
     """A new random order every epoch in which the examples of one batch have queries of similar length.
 
     The order depends on the seed, the epoch and the *global* batch size only, so that two processes with half the batch
-    each see what one process sees.
+    each see what one process sees. The few examples that do not fill a batch wait for another epoch.
     """
 
     def __init__(self, lengths: NDArray[np.int64], batch: int, seed: int) -> None:
@@ -71,7 +71,7 @@ class SimilarLengths(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) // self.batch * self.batch
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -83,4 +83,3 @@ class SimilarLengths(Sampler[int]):
             whole = len(part) // self.batch * self.batch
             batches = part[:whole].reshape(-1, self.batch)
             yield from batches[random.permutation(len(batches))].ravel().tolist()
-            yield from part[whole:].tolist()

@@ -71,6 +71,7 @@ class ModelArguments:
     slots: int = field(default=16, metadata={"help": "Past purchases that the model is given."})
     copy: bool = field(default=True, metadata={"help": "Let past purchases add their own probability."})
     content: bool = field(default=True, metadata={"help": "Compare the query with the content below each prefix."})
+    spelling: bool = field(default=True, metadata={"help": "Look up the query's trigrams below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
@@ -97,7 +98,6 @@ class SftArguments(TrainingArguments):
     report_to: str = "none"
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = True
-    dataloader_drop_last: bool = True
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
 
@@ -184,12 +184,12 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         level_sizes=list(table.level_sizes),
         history_features=len(FEATURES),
         content=builder.selector.texts.vectors.shape[1] if model_args.content else 0,
+        spelling=model_args.spelling,
         priors=len(HALF_LIVES) if model_args.prior else 0,
         copy=model_args.copy,
         plain_loss=model_args.plain_loss,
     )
-    index = table.index()
-    model = Generator(config).bind(index, builder.log_mass(index), builder.content(index))
+    model = Generator(config).bind(builder.catalogue(table.index()))
     trainer = SftTrainer(
         model=model,
         args=args,

@@ -1,4 +1,4 @@
-"""What the generator is measured against: every system answers the same requests, with the same knowledge of the past."""
+"""What the generator is measured against: every system answers the same requests and knows the same past."""
 
 from __future__ import annotations
 

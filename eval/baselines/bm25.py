@@ -15,19 +15,19 @@ from eval.baselines.tune import coordinate_search, reciprocal_rank
 from onesearch.corpus import Requests
 
 GRID: Final[dict[str, Sequence[float]]] = {
-    "trigrams": (0.0, 0.1, 0.3, 1.0),
+    "trigrams": (0.0, 0.05, 0.1, 0.2, 0.4),
     "popularity": POPULARITY_WEIGHTS,
-    "b": (0.0, 0.25, 0.5, 0.75),
-    "k1": (0.1, 0.4, 1.2, 2.0),
+    "b": (0.0, 0.4, 0.75, 1.0),
+    "k1": (0.02, 0.1, 0.4, 1.2),
     "half_life_days": HALF_LIVES,
 }
-START: Final = {"trigrams": 0.1, "popularity": 0.1, "b": 0.25, "k1": 0.4, "half_life_days": 56.0}
+START: Final = {"trigrams": 0.1, "popularity": 0.4, "b": 0.75, "k1": 0.1, "half_life_days": 28.0}
 
 
 class BM25:
-    """BM25 of words + `trigrams` times BM25 of trigrams, as a share of the query's best, + `popularity` times log popularity.
+    """BM25 of words + `trigrams` times BM25 of trigrams, as a share of the query's best
 
-    With `trigrams` at 0 it is BM25 over words alone.
+    To that comes `popularity` times log popularity. With `trigrams` at 0 it is BM25 over words alone.
     """
 
     name = "bm25"

@@ -5,8 +5,7 @@ Burges, "From RankNet to LambdaRank to LambdaMART" (2010), as LightGBM has it.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,18 +13,15 @@ from numpy.typing import NDArray
 
 from eval.baselines.bm25 import BM25
 from eval.baselines.dense import Dense
-from eval.baselines.features import Features
+from eval.baselines.features import Column, Features
 from eval.baselines.popularity import FreshPopularity, pad
 from eval.baselines.text import Texts
 from eval.baselines.text_ranking import TextRanking
 from eval.baselines.tune import coordinate_search
 from onesearch.corpus import TRAIN, Corpus, Requests, sample_requests
-from onesearch.errors import UserError
 
 if TYPE_CHECKING:
     import lightgbm
-
-logger = logging.getLogger(__name__)
 
 CANDIDATES: Final = 300
 RECALL_GRID: Final[dict[str, Sequence[float]]] = {
@@ -34,17 +30,17 @@ RECALL_GRID: Final[dict[str, Sequence[float]]] = {
 }
 RECALL_START: Final = {"dense": 0.1, "popularity": 0.2}
 LATE: Final = 0.15
-"""The ranker learns from requests of this last share of the training period: there its features look as they will when it
-serves, with a long past behind them."""
+"""The ranker learns from requests of this last share of the training period: there its features look as they will when
+it serves, with a long past behind them."""
 _BLOCK: Final = 256
 
 PARAMETERS: Final[dict[str, Any]] = {
     "objective": "lambdarank",
     "metric": "ndcg",
     "eval_at": [10],
-    "learning_rate": 0.1,
+    "learning_rate": 0.05,
     "num_leaves": 31,
-    "min_data_in_leaf": 50,
+    "min_data_in_leaf": 200,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
@@ -53,6 +49,8 @@ PARAMETERS: Final[dict[str, Any]] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+ROUNDS: Final = 400
+PATIENCE: Final = 30
 
 
 class Cascade:
@@ -62,15 +60,13 @@ class Cascade:
 
     def __init__(
         self,
-        corpus: Corpus,
         texts: Texts,
         bm25: BM25,
         dense: Dense,
         fresh: FreshPopularity,
         features: Features,
     ) -> None:
-        self._corpus, self._texts, self._bm25, self._dense, self._fresh = corpus, texts, bm25, dense, fresh
-        self._features = features
+        self._texts, self._bm25, self._dense, self._fresh, self._features = texts, bm25, dense, fresh, features
         self._ranker: lightgbm.Booster | None = None
         self.tuned: dict[str, Any] = dict(RECALL_START)
 
@@ -90,42 +86,39 @@ class Cascade:
 
         return TextRanking(relevance, self._texts, self._fresh, self._bm25.tuned["half_life_days"], popularity)
 
-    def blocks(self, requests: Requests) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32], dict[str, Any]]]:
+    def blocks(self, requests: Requests) -> Iterator[tuple[slice, NDArray[np.int32], dict[str, Column]]]:
         """Rows of the requests, their (B, C) candidates, and features by name, each (B, C)."""
         recall = self._recall(self.tuned["dense"], self.tuned["popularity"])
         count = min(CANDIDATES, len(self._texts.of_item))
         items, scores = recall.rank(requests, count)
         for start in range(0, len(requests), _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, len(requests)))
-            block = Requests.of(self._corpus, requests.event[rows])
-            yield rows, items[rows], self._features(block, items[rows], scores[rows])
+            rows = slice(start, start + _BLOCK)
+            yield rows, items[rows], self._features(requests.part(rows), items[rows], scores[rows])
 
-    def train_ranker(
-        self, split: NDArray[np.int8], valid: Requests, *, size: int = 8000, negatives: int = 60, seed: int = 0
-    ) -> None:
-        """Learn to rank the candidates of `size` late training requests; stop when `valid` no longer gets better."""
+    def train_ranker(self, late: Requests, valid: Requests, *, sampled: int = 100, seed: int = 0) -> None:
+        """Learn to rank candidates of late training requests; stop when `valid` no longer gets better.
+
+        Of each request's candidates the target and `sampled` others are learnt from, drawn uniformly: were the hard
+        ones preferred, a low place in the recall would look like a sign of being right.
+        """
         import lightgbm
 
         draws = np.random.default_rng(seed)
-        learn = self._dataset(late_requests(self._corpus, split, size, seed), negatives, draws)
+        learn = self._dataset(late, sampled, draws)
         check = self._dataset(valid, CANDIDATES, draws, reference=learn)
         self._ranker = lightgbm.train(
             PARAMETERS | {"seed": seed},
             learn,
-            num_boost_round=400,
+            num_boost_round=ROUNDS,
             valid_sets=[check],
-            callbacks=[lightgbm.early_stopping(30, verbose=False)],
+            callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
         )
         self.tuned["trees"] = self._ranker.best_iteration
 
     def _dataset(
-        self,
-        requests: Requests,
-        negatives: int,
-        draws: np.random.Generator,
-        reference: lightgbm.Dataset | None = None,
+        self, requests: Requests, sampled: int, draws: np.random.Generator, reference: lightgbm.Dataset | None = None
     ) -> lightgbm.Dataset:
-        """The requests whose target was recalled: it, and some of the other candidates (the hard ones first)."""
+        """Features of the requests whose target was recalled, in groups."""
         import lightgbm
 
         values, labels, sizes = [], [], []
@@ -133,10 +126,8 @@ class Cascade:
         for rows, items, features in self.blocks(requests):
             names = list(features)
             right = items == requests.target[rows, None]
-            # Half of the negatives are those that come first by own history, half are drawn from the rest.
-            order = np.argsort(np.argsort(-features["history_score"], axis=1), axis=1)
-            luck = np.argsort(np.argsort(draws.random(items.shape) + (order < negatives // 2), axis=1), axis=1)
-            kept = (right | (order < negatives // 2) | (luck < negatives // 2)) & right.any(axis=1, keepdims=True)
+            luck = np.argsort(np.argsort(draws.random(items.shape), axis=1), axis=1)
+            kept = (right | (luck < sampled)) & right.any(axis=1, keepdims=True)
             values.append(np.stack([column[kept] for column in features.values()], axis=1))
             labels.append(right[kept])
             sizes.append(kept.sum(axis=1))

@@ -17,7 +17,7 @@ from onesearch.corpus import Requests
 from onesearch.embed import TextEncoder
 
 GRID: Final[dict[str, Sequence[float]]] = {"popularity": POPULARITY_WEIGHTS, "half_life_days": HALF_LIVES}
-START: Final = {"popularity": 0.1, "half_life_days": 56.0}
+START: Final = {"popularity": 0.2, "half_life_days": 28.0}
 NEAREST: Final = 300
 """How many of the distinct texts are looked up; the rest counts as unrelated."""
 

@@ -17,7 +17,7 @@ from eval.baselines.bm25 import BM25
 from eval.baselines.dense import Dense
 from eval.baselines.history import OwnHistory
 from eval.baselines.pairs import find_pairs, numbered
-from eval.baselines.popularity import DAY, FreshPopularity
+from eval.baselines.popularity import FreshPopularity, day
 from eval.baselines.purchases import OwnItems, Purchases
 from eval.baselines.text import Terms, Texts, trigrams, words
 from onesearch.corpus import Corpus, Requests
@@ -79,6 +79,7 @@ class Features:
     ) -> None:
         self._corpus, self._texts, self._bm25, self._dense = corpus, texts, bm25, dense
         self._history, self._fresh, self._purchases = history, fresh, purchases
+        self._day = day(corpus)
         categories = corpus.items["categories"]
         leaf, parent = (categories.list.get(level, null_on_oob=True).fill_null("").to_list() for level in (-1, -2))
         brand = corpus.items["brand"].fill_null("").to_list()
@@ -143,10 +144,10 @@ class Features:
         bought = self._purchases
         now = requests.time[own.row]
         count = bought.count[own.event].astype(np.float32)
-        faded = bought.faded_at(_SEASON * DAY, own.event, now)
-        briefly = bought.faded_at(_SHORT * DAY, own.event, now)
-        since = ((now - bought.last[own.event]) / DAY).astype(np.float32)
-        span = ((bought.last[own.event] - bought.first[own.event]) / DAY).astype(np.float32)
+        faded = bought.faded_at(_SEASON * self._day, own.event, now)
+        briefly = bought.faded_at(_SHORT * self._day, own.event, now)
+        since = ((now - bought.last[own.event]) / self._day).astype(np.float32)
+        span = ((bought.last[own.event] - bought.first[own.event]) / self._day).astype(np.float32)
         between = np.where(count > 1, span / np.maximum(count - 1, 1), np.nan)
 
         place = find_pairs(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eval.baselines.bm25 import BM25
 from eval.baselines.pairs import find_pairs, numbered, top_of_pairs
-from eval.baselines.popularity import DAY, HALF_LIVES, FreshPopularity
+from eval.baselines.popularity import HALF_LIVES, FreshPopularity, day
 from eval.baselines.purchases import OwnItems, Purchases
 from eval.baselines.text import Texts
 from eval.baselines.text_ranking import TextRanking
@@ -65,7 +65,7 @@ class OwnHistory:
         now = valid.time[own.row]
 
         def objective(**tuned: float) -> float:
-            faded = purchases.faded_at(tuned["own_half_life_days"] * DAY, own.event, now)
+            faded = purchases.faded_at(tuned["own_half_life_days"] * day(corpus), own.event, now)
             snapshots, logs = fresh.table(tuned["half_life_days"])
             score = fits ** np.float32(tuned["sharpness"]) + tuned["popularity"] * logs[snapshots.at(now_of), item]
             score += tuned["own"] * np.where(place >= 0, np.log1p(faded[place]), 0)
@@ -88,7 +88,7 @@ class OwnHistory:
         score = self._relevance(queries)[query[row], self._texts.of_item[item]]
         snapshots, logs = self._fresh.table(self.tuned["half_life_days"])
         score += self.tuned["popularity"] * logs[snapshots.at(requests.time[row]), item]
-        half_life = self.tuned["own_half_life_days"] * DAY
+        half_life = self.tuned["own_half_life_days"] * day(self._corpus)
         faded = self._purchases.faded_at(half_life, own.event, requests.time[own.row])
         place = find_pairs(row, item, own.row, own.item, len(self._corpus.items))
         return score + self.tuned["own"] * np.log1p(np.append(faded, np.float32(0))[place])
@@ -99,8 +99,8 @@ class OwnHistory:
         items = np.empty((len(requests), k), np.int32)
         scores = np.empty((len(requests), k), np.float32)
         for start in range(0, len(requests), _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, len(requests)))
-            asked = Requests.of(self._corpus, requests.event[rows])
+            rows = slice(start, start + _BLOCK)
+            asked = requests.part(rows)
             own = self._purchases.before(asked)
             row, column = np.nonzero(others[rows] >= 0)
             item, score = others[rows][row, column], other_scores[rows][row, column]
@@ -109,7 +109,7 @@ class OwnHistory:
                 np.concatenate([own.row, row[new]]),
                 np.concatenate([own.item, item[new]]),
                 np.concatenate([self.score_pairs(asked, own.row, own.item, own), score[new]]),
-                len(rows),
+                len(asked),
                 k,
             )
         return items, scores

@@ -17,6 +17,11 @@ HALF_LIVES: Final = (14.0, 28.0, 56.0, 182.0, math.inf)
 """In days; 2, 4, 8 and 26 weeks."""
 
 
+def day(corpus: Corpus) -> int:
+    """A day in the unit of `corpus.time`; where the log has no clock, half-lives count events instead."""
+    return DAY if corpus.has_clock else 1
+
+
 class FreshPopularity:
     """Popularity snapshots of a log at several half-lives, made once each, as numbers between 0 and 1."""
 
@@ -27,7 +32,7 @@ class FreshPopularity:
     def table(self, half_life: float) -> tuple[Popularity, NDArray[np.float32]]:
         """The snapshots of a half-life in days, and (S, N) log(1 + count), divided by the greatest of its snapshot."""
         if half_life not in self._made:
-            snapshots = popularity(self._corpus, half_life * DAY)
+            snapshots = popularity(self._corpus, half_life * day(self._corpus))
             logs = np.log1p(snapshots.counts)
             logs /= np.maximum(logs.max(axis=1, keepdims=True), 1e-9)
             self._made[half_life] = snapshots, logs

@@ -1,7 +1,7 @@
 """What a user bought before a request: the distinct items, how often, when, and counts that fade with time.
 
-Everything is kept per event along the chain of a user's events with one item, so that the state before a request is read
-off the last event of each item in the history: no join and no sort per request.
+Everything is kept per event along the chain of a user's events with one item, so that the state before a request is
+read off the last event of each item in the history: no join and no sort per request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Words of queries and items, and BM25 scores of every query against every distinct item text.
 
-BM25 weights come from bm25s (Lu 2024, https://arxiv.org/abs/2407.03618), which computes them when indexing; scoring many
-queries is then one sparse product. Beside words there are character trigrams, which still match where a word is misspelt.
+BM25 weights come from bm25s (Lu 2024, https://arxiv.org/abs/2407.03618), which computes them when indexing; scoring
+many queries is then one sparse product. Beside words there are character trigrams, which still match where a word is
+misspelt.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ from dataclasses import dataclass
 
 import bm25s
 import numpy as np
-import polars as pl
 import Stemmer
 from numpy.typing import NDArray
 from scipy import sparse
-
-from onesearch.corpus import Corpus
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 _STEMMER = Stemmer.Stemmer("english")
@@ -41,19 +39,6 @@ def trigrams(text: str) -> list[str]:
     """
     marked = [f"^{word}$" for word in re.findall(r"\w+", text.lower()) if len(word) > 2]
     return [word[i : i + 3] for word in marked for i in range(len(word) - 2)]
-
-
-def item_texts(corpus: Corpus) -> list[str]:
-    """What a text system reads of each item: title, brand, categories, description."""
-    return (
-        corpus.items.select(
-            pl.concat_str(
-                "title", "brand", pl.col("categories").list.join(" "), "description", separator=" ", ignore_nulls=True
-            )
-        )
-        .to_series()
-        .to_list()
-    )
 
 
 @dataclass(frozen=True)

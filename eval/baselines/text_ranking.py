@@ -1,6 +1,7 @@
 """Items ranked by how well their text fits the query, plus a weight times fresh popularity; shared by BM25 and dense.
 
-Many items share one text, so their order among each other is popularity's: with the smallest weight it only breaks ties.
+Many items share one text, so their order among each other is popularity's: with the smallest weight it only breaks
+ties.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from eval.baselines.text import Texts
 from onesearch.corpus import Requests
 
 TIE_BREAK: Final = 1e-4
-POPULARITY_WEIGHTS: Final = (TIE_BREAK, 0.02, 0.05, 0.1, 0.2, 0.4)
+POPULARITY_WEIGHTS: Final = (TIE_BREAK, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
 Relevance = Callable[[Sequence[str]], NDArray[np.float32]]
 """Queries to their (q, T) relevance between 0 and 1 for every distinct text."""
 

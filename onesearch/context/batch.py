@@ -18,6 +18,7 @@ from onesearch.corpus import TRAIN, Corpus, Popularity, Requests, item_texts, po
 from onesearch.corpus.popularity import DAY
 from onesearch.embed import TextEncoder
 from onesearch.files import read_json, write_json
+from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
 
 QUERY_TOKENS = 32
@@ -104,16 +105,11 @@ class ContextBuilder:
         counts = tuple(popularity(corpus, half_life) for half_life in HALF_LIVES)
         return cls(corpus, tokenizer, space, selector, codes.astype(np.int64), counts)
 
-    def log_mass(self, index: PrefixIndex) -> list[Tensor]:
-        """What `Generator.bind` needs: L tensors (S, M, P) float32 of log(1 + count) below every prefix."""
-        masses = [index.mass(torch.from_numpy(counts.counts)) for counts in self.popularities]
-        return [torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True)]
-
-    def content(self, index: PrefixIndex) -> list[Tensor]:
-        """What `Generator.bind` needs: L tensors (M, V) float32, the mean vector of the items below every prefix."""
-        sums = index.mass(torch.from_numpy(self.selector.texts.vectors).T)
-        counts = index.mass(torch.ones(len(index), dtype=torch.int64))
-        return [(total / count).T.float().contiguous() for total, count in zip(sums, counts, strict=True)]
+    def catalogue(self, index: PrefixIndex) -> Catalogue:
+        """What `Generator.bind` needs."""
+        texts = self.selector.texts
+        counts = [torch.from_numpy(one.counts) for one in self.popularities]
+        return Catalogue.build(index, counts, torch.from_numpy(texts.vectors), torch.from_numpy(texts.present))
 
     def encode(self, queries: Sequence[str]) -> EncodedQueries:
         """Tokens and vectors of n queries."""
@@ -136,6 +132,7 @@ class ContextBuilder:
         filled = place < length[:, None]
         query = np.full(filled.shape, self.tokenizer.pad, np.int64)
         query[filled] = ids
+        trigrams, weights = queries.texts.padded()
         used = max(int((slots.item >= 0).sum(1).max(initial=0)), 1)
         item, features = slots.item[:, :used], slots.features[:, :used]
         filled[:, 0] |= item[:, 0] < 0  # an empty query without history still reads one padding token
@@ -146,5 +143,7 @@ class ContextBuilder:
             "slot_codes": torch.from_numpy(slot_codes),
             "slot_features": torch.from_numpy(np.ascontiguousarray(features)),
             "query_vector": torch.from_numpy(queries.texts.vectors),
+            "trigrams": torch.from_numpy(trigrams),
+            "trigram_weights": torch.from_numpy(weights),
             "snapshot": torch.from_numpy(self.popularities[0].at(requests.time)),
         }, slots

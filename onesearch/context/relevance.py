@@ -51,6 +51,14 @@ class RelevantTexts:
         """Some of the texts."""
         return RelevantTexts(self.vectors[rows], self.weights[rows], self.present[rows])
 
+    def padded(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(n, G) trigrams of each text and their weights, G the most that one of them has (1 at least)."""
+        length = np.diff(self.weights.indptr)
+        filled = np.arange(max(int(length.max(initial=0)), 1)) < length[:, None]
+        trigrams, weights = np.zeros(filled.shape, np.int64), np.zeros(filled.shape, np.float32)
+        trigrams[filled], weights[filled] = self.weights.indices, self.weights.data
+        return trigrams, weights
+
     def cosine(
         self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
     ) -> NDArray[np.float32]:

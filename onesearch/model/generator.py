@@ -4,11 +4,13 @@ A seq2seq backbone of `transformers` (BART and T5 families) reads one position p
 SID token embeddings and of its features) and the query's tokens, and predicts the codes of an item one by one. Codes
 compete only with the codes that can follow the prefix in the catalogue: one normalisation in training, search and RL.
 
-Four sources meet in the logit of a child c of a prefix p (the composition is ours):
+Five sources meet in the logit of a child c of a prefix p (the composition is ours):
 
 - the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
 - the content below c: (A state + B query vector) . mean vector of the items below c, in the relevance space, so that a
   prefix is understood before it has been seen often, and a new item from the first day;
+- spelling: how many of the query's character trigrams any item below c has (`Catalogue.covered`), weighed by the
+  decoder state; what embeddings blur (a size, a number) stays sharp, and a typing error costs a few trigrams only;
 - a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come
   from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
 - a copy path (pointer networks, 1506.03134): every history slot that continues p with c adds its own unnormalised
@@ -30,10 +32,13 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
 from onesearch.model.attention import NAME as SHARED_CONTEXT
-from onesearch.prefix import PrefixIndex
+from onesearch.model.catalogue import Catalogue
 
 COSINE_SCALE = 5.0
 """What the cosine of query and content counts at the beginning of training."""
+
+SPELLING_POWERS = (1, 4, 16)
+"""Powers of the coverage that are weighed: the higher ones tell a full match from a good one."""
 
 FAINT = 1e-30
 """Added where no history slot continues a prefix, so that a logarithm and its gradient stay finite."""
@@ -49,6 +54,7 @@ class GeneratorConfig(PreTrainedConfig):
         level_sizes: codes per level.
         history_features: numbers that describe a history slot.
         content: width of the query's and items' vectors (0 switches the content path off).
+        spelling: whether the query's trigrams are looked up below each prefix.
         priors: popularity counts that the prior is given (0 switches it off).
         copy: whether history slots add their own probability.
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
@@ -65,6 +71,7 @@ class GeneratorConfig(PreTrainedConfig):
     level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     history_features: int = 5
     content: int = 128
+    spelling: bool = True
     priors: int = 2
     copy: bool = True
     plain_loss: float = 0.3
@@ -87,7 +94,7 @@ class Context:
     Attributes:
         states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
         slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
-        query_vector: (B, V). snapshot: (B,) popularity snapshot.
+        query_vector: (B, V). trigrams, trigram_weights: (B, G). snapshot: (B,) popularity snapshot.
     """
 
     states: Tensor
@@ -96,6 +103,8 @@ class Context:
     copy_keys: Tensor
     copy_bias: Tensor
     query_vector: Tensor
+    trigrams: Tensor
+    trigram_weights: Tensor
     snapshot: Tensor
     cache: EncoderDecoderCache
 
@@ -105,7 +114,7 @@ class Context:
 
 
 class Generator(PreTrainedModel):
-    """Scores semantic IDs; prefix index and popularity belong to a catalogue and are bound after construction."""
+    """Scores semantic IDs of the catalogue that is bound to it."""
 
     config_class = GeneratorConfig
     base_model_prefix = "generator"
@@ -130,9 +139,8 @@ class Generator(PreTrainedModel):
         self.query_position = nn.Linear(config.content, width) if config.content else None
         self.content_state = nn.Linear(width, config.content * levels, bias=False) if config.content else None
         self.content_query = nn.Linear(config.content, config.content * levels, bias=False) if config.content else None
-        self.index: PrefixIndex | None = None
-        self.log_mass: list[Tensor] = []
-        self.content: list[Tensor] = []
+        self.spelling_gate = nn.Linear(width, len(SPELLING_POWERS) * levels) if config.spelling else None
+        self.catalogue: Catalogue | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -140,22 +148,25 @@ class Generator(PreTrainedModel):
         if module is getattr(self, "prior_gate", None):
             nn.init.zeros_(module.weight)
             nn.init.constant_(module.bias, 1.0 / max(self.config.priors, 1))
+        if module is getattr(self, "spelling_gate", None):
+            nn.init.zeros_(module.weight)
+            nn.init.ones_(module.bias)
         if module is getattr(self, "content_query", None):  # begin as a dense retriever: a multiple of the cosine
             nn.init.zeros_(module.weight)
             for level in module.weight.data.split(self.config.content):
                 level.fill_diagonal_(COSINE_SCALE)
 
-    def bind(self, index: PrefixIndex, log_mass: list[Tensor], content: list[Tensor]) -> Generator:
-        """Set the catalogue that is generated from.
-
-        Args:
-            log_mass: L tensors (S, M_{d+1}, P) of log(1 + count) for S snapshots and P priors.
-            content: L tensors (M_{d+1}, V), the mean vector of the items below every node.
-        """
-        self.index = index.to(self.device)
-        self.log_mass = [mass.to(self.device) for mass in log_mass]
-        self.content = [vectors.to(self.device) for vectors in content]
+    def bind(self, catalogue: Catalogue) -> Generator:
+        """Set the catalogue that is generated from."""
+        self.catalogue = catalogue.to(self.device)
         return self
+
+    @property
+    def bound(self) -> Catalogue:
+        """The catalogue; a `RuntimeError` where none is bound."""
+        if self.catalogue is None:
+            raise RuntimeError("bind() a catalogue first")
+        return self.catalogue
 
     # reading
 
@@ -166,6 +177,8 @@ class Generator(PreTrainedModel):
         slot_codes: Tensor,
         slot_features: Tensor,
         query_vector: Tensor,
+        trigrams: Tensor,
+        trigram_weights: Tensor,
         snapshot: Tensor,
     ) -> Context:
         """Encode B requests.
@@ -173,10 +186,11 @@ class Generator(PreTrainedModel):
         Args:
             query_ids, query_mask: (B, T) int64 and bool.
             slot_codes: (B, H, L) int64, -1 in empty slots, which come last. slot_features: (B, H, F) float.
-            query_vector: (B, V) float. snapshot: (B,) int64.
+            query_vector: (B, V) float. trigrams, trigram_weights: (B, G) int64 and float, weight 0 pads.
+            snapshot: (B,) int64.
         """
-        if self.index is not None and self.index.items.device != self.device:
-            self.bind(self.index, self.log_mass, self.content)
+        if self.catalogue is not None and self.catalogue.first_trigrams.device != self.device:
+            self.bind(self.catalogue)
         embed = self.backbone.get_input_embeddings()
         filled = slot_codes[..., 0] >= 0
         starts = torch.tensor(self.level_start, device=slot_codes.device)
@@ -199,6 +213,8 @@ class Generator(PreTrainedModel):
             copy_keys=self.copy_key(states[:, : slot_codes.shape[1]]),
             copy_bias=bias,
             query_vector=query_vector,
+            trigrams=trigrams,
+            trigram_weights=trigram_weights,
             snapshot=snapshot,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )
@@ -250,8 +266,7 @@ class Generator(PreTrainedModel):
 
     def _plain_logits(self, context: Context, depth: int, hidden: Tensor, nodes: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K, C) of the children without the copy path, -inf in empty places; child nodes; their codes."""
-        assert self.index is not None, "bind() the prefix index first"
-        child, code, valid = self.index.children(depth, nodes)
+        child, code, valid = self.bound.index.children(depth, nodes)
         first, size = self.level_start[depth], self.config.level_sizes[depth]
         table = self.backbone.get_input_embeddings().weight[first : first + size]
         logit = (hidden @ table.T).gather(-1, code)
@@ -260,12 +275,17 @@ class Generator(PreTrainedModel):
             wanted = F.linear(hidden, self.content_state.weight[part])
             wanted = wanted + F.linear(context.query_vector, self.content_query.weight[part]).unsqueeze(1)
             if depth == 0:  # all prefixes have the same children: one product instead of a copy per request
-                logit = logit + wanted @ self.content[0].T
+                logit = logit + wanted @ self.bound.content[0].T
             else:
-                logit = logit + torch.einsum("bkv,bkcv->bkc", wanted, self.content[depth][child])
+                logit = logit + torch.einsum("bkv,bkcv->bkc", wanted, self.bound.content[depth][child])
+        if self.spelling_gate is not None:
+            covered = self.bound.covered(depth, child, valid, context.trigrams, context.trigram_weights)
+            gate = self.spelling_gate(hidden).unflatten(-1, (len(self.config.level_sizes), -1))[:, :, depth]
+            powers = torch.stack([covered**power for power in SPELLING_POWERS], -1)
+            logit = logit + torch.einsum("bkcp,bkp->bkc", powers, gate)
         if self.config.priors:
             gate = self.prior_gate(hidden).unflatten(-1, (len(self.config.level_sizes), -1))[:, :, depth]
-            prior = self.log_mass[depth][context.snapshot[:, None, None], child]
+            prior = self.bound.log_mass[depth][context.snapshot[:, None, None], child]
             logit = logit + torch.einsum("bkcp,bkp->bkc", prior, gate)
         return logit.masked_fill(~valid, -torch.inf), child, code
 
@@ -294,14 +314,17 @@ class Generator(PreTrainedModel):
         slot_codes: Tensor,
         slot_features: Tensor,
         query_vector: Tensor,
+        trigrams: Tensor,
+        trigram_weights: Tensor,
         snapshot: Tensor,
         labels: Tensor,
     ) -> GeneratorOutput:
         """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss."""
-        assert self.index is not None, "bind() the prefix index first"
-        context = self.read(query_ids, query_mask, slot_codes, slot_features, query_vector, snapshot)
+        context = self.read(
+            query_ids, query_mask, slot_codes, slot_features, query_vector, trigrams, trigram_weights, snapshot
+        )
         hidden = self.hidden(context, labels[:, None, :-1])
-        path = self.index.nodes(labels)
+        path = self.bound.index.nodes(labels)
         nodes = torch.zeros_like(path[0])[:, None]
         following = (slot_codes[..., 0] >= 0)[:, None]
         full, plain = [], []

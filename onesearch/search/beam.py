@@ -30,9 +30,7 @@ def beam_search(model: Generator, context: Context, beams: int, k: int) -> Found
     With `beams` at least the number of prefixes of every depth the result is that of scoring every item. Items that
     share a semantic ID share its score and follow each other in the order of the SID table.
     """
-    index = model.index
-    assert index is not None, "bind() the prefix index first"
-    batch, levels = context.batch, index.levels
+    batch, levels = context.batch, model.bound.index.levels
     device = context.states.device
     codes = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
     nodes = torch.zeros(batch, 1, dtype=torch.int64, device=device)
@@ -58,13 +56,13 @@ def _rows(values: Tensor, parent: Tensor) -> Tensor:
 
 def _leaves(model: Generator, nodes: Tensor, scores: Tensor, k: int) -> Found:
     """The items below the final nodes (B, K), k of them."""
-    assert model.index is not None
-    below = model.index.below[-1]
+    index = model.bound.index
+    below = index.below[-1]
     first, count = below[nodes], below[nodes + 1] - below[nodes]
     most = int(count.max())
     place = torch.arange(most, device=nodes.device)
     valid = (place < count.unsqueeze(-1)) & scores.isfinite().unsqueeze(-1)
-    items = model.index.items[first.unsqueeze(-1) + torch.minimum(place, count.unsqueeze(-1) - 1)]
+    items = index.items[first.unsqueeze(-1) + torch.minimum(place, count.unsqueeze(-1) - 1)]
     items = items.masked_fill(~valid, -1).flatten(1)
     spread = scores.unsqueeze(-1).expand(*scores.shape, most).masked_fill(~valid, -torch.inf).flatten(1)
     # Valid places first, in the order of their scores: a stable sort keeps the order of the leaf.

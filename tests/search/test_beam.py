@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogues import CONTENT, batch, bind, code_log_prob, random_batch, random_codes, random_generator
+from catalogues import CONTENT, TRIGRAMS, batch, code_log_prob, random_batch, random_codes, random_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
 from onesearch.model import Generator
+from onesearch.model.catalogue import Catalogue
+from onesearch.prefix import PrefixIndex
 from onesearch.search import beam_search
 
 EXACT = {"atol": 2e-4, "rtol": 1e-4}
@@ -27,6 +29,7 @@ catalogues = st.fixed_dictionaries(
         "copy": st.booleans(),
         "prior": st.booleans(),
         "content": st.booleans(),
+        "spelling": st.booleans(),
     }
 )
 
@@ -124,7 +127,7 @@ def test_fewer_items_than_asked_leave_places_empty() -> None:
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])
-def test_history_popularity_and_content_by_hand(family: str) -> None:
+def test_history_popularity_content_and_spelling_by_hand(family: str) -> None:
     """With all weights zero only what is switched on speaks, and its numbers can be worked out by hand."""
     codes = np.array([[0, 0], [0, 1], [1, 0]], np.int32)
     model = random_generator(0, codes, (2, 2), family)
@@ -132,23 +135,34 @@ def test_history_popularity_and_content_by_hand(family: str) -> None:
         torch.nn.init.zeros_(parameter)
     request = random_batch(np.random.default_rng(0), codes, 1)[0]
     request |= {"slot_codes": torch.tensor([[[0, 1]]]), "slot_features": torch.zeros(1, 1, 5)}
-    scores = code_log_prob(model, request, codes)[0].exp()
+    counts, vectors = torch.tensor([3.0, 0.0, 8.0]).expand(3, 3), torch.zeros(3, CONTENT)
+    vectors[:, 0] = torch.tensor([2.0, 4.0, 6.0]).log()
+    bits = torch.zeros(3, TRIGRAMS // 8, dtype=torch.uint8)
+    bits[:, 1] = torch.tensor([0b01, 0b10, 0b10])  # trigrams 8 and 9
+    model.bind(Catalogue.build(PrefixIndex.build(codes), [counts, counts], vectors, bits))
+
+    def scored() -> torch.Tensor:
+        return code_log_prob(model, request, codes)[0].exp()
+
     # each child has exp(0), and the purchase (0, 1) adds exp(0) to code 0 and, below it, to code 1
-    torch.testing.assert_close(scores, torch.tensor([[2 / 3, 1 / 3], [2 / 3, 2 / 3], [1 / 3, 1.0]]))
+    torch.testing.assert_close(scored(), torch.tensor([[2 / 3, 1 / 3], [2 / 3, 2 / 3], [1 / 3, 1.0]]))
 
-    assert model.index is not None
     torch.nn.init.constant_(model.prior_gate.bias, 0.5)  # both priors with half their weight
-    counts, vectors = torch.tensor([3.0, 0.0, 8.0]).expand(2, 3, 3), torch.zeros(3, CONTENT)
-    scores = code_log_prob(bind(model, model.index, counts, vectors), request, codes)[0].exp()
     # exp(log(1 + 3)) = 4 and 9 at the root, 4 and 1 below code 0; the purchase adds 1
-    torch.testing.assert_close(scores, torch.tensor([[5 / 14, 4 / 6], [5 / 14, 2 / 6], [9 / 14, 1.0]]))
-
+    torch.testing.assert_close(scored(), torch.tensor([[5 / 14, 4 / 6], [5 / 14, 2 / 6], [9 / 14, 1.0]]))
     torch.nn.init.zeros_(model.prior_gate.bias)
+
     assert model.content_query is not None
     model.content_query.weight.data[:, 0] = torch.eye(CONTENT)[0].repeat(2)  # the product of the first components
     request["query_vector"] = torch.eye(CONTENT)[:1]
-    vectors[:, 0] = torch.tensor([2.0, 4.0, 6.0]).log()
-    scores = code_log_prob(bind(model, model.index, counts, vectors), request, codes)[0].exp()
     # at the root exp((log 2 + log 4) / 2) = sqrt(8) and 6, below code 0 they are 2 and 4; the purchase adds 1
     root = torch.tensor([8**0.5 + 1, 8**0.5 + 1, 6.0]) / (8**0.5 + 7)
-    torch.testing.assert_close(scores, torch.stack([root, torch.tensor([2 / 7, 5 / 7, 1.0])], -1))
+    torch.testing.assert_close(scored(), torch.stack([root, torch.tensor([2 / 7, 5 / 7, 1.0])], -1))
+    torch.nn.init.zeros_(model.content_query.weight)
+
+    assert model.spelling_gate is not None
+    model.spelling_gate.bias.data[::3] = np.log(16)  # the first power of each level
+    request |= {"trigrams": torch.tensor([[8, 9]]), "trigram_weights": torch.tensor([[0.25, 0.75]])}
+    # code 0 covers both trigrams, code 1 three quarters: 16 and 8; below code 0 a quarter and three quarters: 2 and 8
+    expected = [[17 / 25, 2 / 11], [17 / 25, 9 / 11], [8 / 25, 1.0]]
+    torch.testing.assert_close(scored(), torch.tensor(expected))

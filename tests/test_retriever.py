@@ -1,0 +1,153 @@
+"""A trained run that answers requests: of known users, of unknown ones, untidy and impossible ones."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from onesearch.cli import app
+from onesearch.corpus import TEST, make_split, sample_requests
+from onesearch.errors import UserError
+from onesearch.retriever import Answer, Request, Retriever
+from onesearch.sid import SidTable
+
+
+@pytest.fixture(scope="module")
+def retriever(trained_run: Path) -> Retriever:
+    return Retriever.load(trained_run)
+
+
+def onesearch(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def ids(answer: Answer) -> list[str]:
+    return [hit.item_id for hit in answer.hits]
+
+
+def test_hits_are_items_of_the_catalogue_best_first_and_none_twice(retriever: Retriever) -> None:
+    items = retriever.corpus.items
+    (answer,) = retriever.search([Request("cold cereal", "u3")], 10)
+    assert len(answer.hits) == 10 == len(set(ids(answer)))
+    for hit in answer.hits:
+        row = items["item_id"].to_list().index(hit.item_id)
+        assert (hit.title, hit.brand, hit.price) == items.select("title", "brand", "price").row(row)
+        assert hit.sid == retriever.table.text(row)
+        past = retriever.corpus.item[retriever.corpus.offsets[3] : retriever.corpus.offsets[4]]
+        assert answer.user == retriever.corpus.users["user_id"][3] or hit.bought_before == 0 or past.size
+    scores = [hit.score for hit in answer.hits]
+    assert scores == sorted(scores, reverse=True) and scores[0] < 0
+    assert "cold cereal" in answer.hits[0].title, "it has learnt what the query means"
+
+
+def test_what_was_bought_before_is_counted_and_what_the_model_was_given_is_told(retriever: Retriever) -> None:
+    corpus = retriever.corpus
+    user = corpus.users["user_id"].to_list().index("u7")
+    own = corpus.items["item_id"].gather(corpus.item[corpus.offsets[user] : corpus.offsets[user + 1]]).to_list()
+    (answer,) = retriever.search([Request("ground coffee", "u7")], 48)
+    assert answer.known_user and answer.note is None
+    assert {hit.item_id: hit.bought_before for hit in answer.hits} == {hit: own.count(hit) for hit in ids(answer)}
+    assert answer.given and all(given.times == own.count(given.item_id) > 0 for given in answer.given)
+    assert all(given.days_ago is not None and given.days_ago > 0 for given in answer.given)
+    assert "coffee" in answer.given[0].title, "the most relevant purchase first"
+
+
+def test_two_users_get_different_answers_to_one_query(retriever: Retriever) -> None:
+    answers = retriever.search([Request("potato chips", f"u{user}") for user in range(8)], 5)
+    assert len({tuple(ids(answer)) for answer in answers}) > 1
+    assert len({answer.given[0].item_id for answer in answers}) > 1
+
+
+def test_an_unknown_user_is_answered_without_history_and_told_so(retriever: Retriever) -> None:
+    unknown, nobody = retriever.search([Request("dog food", "stranger"), Request("dog food")], 5)
+    assert not unknown.known_user and unknown.given == []
+    assert unknown.note == "user 'stranger' is not in the log: answered without history"
+    assert nobody.note is None and nobody.given == []
+    assert ids(unknown) == ids(nobody) and all(hit.bought_before == 0 for hit in unknown.hits)
+
+
+@pytest.mark.parametrize("query", ["", "   ", "狗粮 ☕ \x00", "zzzz", "coffee " * 250])
+def test_any_query_is_answered(retriever: Retriever, query: str) -> None:
+    known, unknown = retriever.search([Request(query, "u0"), Request(query)], 5)
+    assert len(known.hits) == len(unknown.hits) == 5
+    assert all(np.isfinite(hit.score) for hit in (*known.hits, *unknown.hits))
+
+
+def test_a_query_of_a_hundred_thousand_characters_is_refused(retriever: Retriever) -> None:
+    with pytest.raises(UserError, match=r"request 2: query too long: .*100,002 characters.*use at most 2,000"):
+        retriever.search([Request("tea"), Request("x" * 100_000)], 5)
+
+
+def test_a_request_is_answered_alike_alone_and_among_others(retriever: Retriever) -> None:
+    requests = [Request("coffee", "u1"), Request("", None), Request("dish soap large", "u2"), Request("x y z", "u9")]
+    for request, answer in zip(requests, retriever.search(requests, 6), strict=True):
+        (alone,) = retriever.search([request], 6)
+        assert ids(alone) == ids(answer) and alone.given == answer.given
+        assert [hit.score for hit in alone.hits] == pytest.approx([hit.score for hit in answer.hits], abs=1e-4)
+    assert retriever.search([], 6) == []
+
+
+def test_more_than_the_catalogue_holds_gives_all_of_it_once(retriever: Retriever) -> None:
+    total = len(retriever.corpus.items)
+    (answer,) = retriever.search([Request("juice", "u0")], total + 20)
+    assert sorted(ids(answer)) == sorted(retriever.corpus.items["item_id"])
+    assert sum(np.exp(hit.score) for hit in answer.hits) == pytest.approx(1, abs=1e-3)
+
+
+def test_it_finds_more_of_what_is_bought_next_than_popularity_does(retriever: Retriever) -> None:
+    """On held-out requests; the favourite brand cannot be known from the query."""
+    corpus = retriever.corpus
+    split = make_split(corpus)
+    requests = sample_requests(corpus, split, TEST, 60, seed=0)
+    items, scores = retriever.rank(requests, 3)
+    assert items.shape == scores.shape == (len(requests), 3)
+    popular = np.argsort(-np.bincount(corpus.item[split == 0], minlength=len(corpus.items)), kind="stable")[:3]
+    found = (items == requests.target[:, None]).any(1).mean()
+    assert found > 2 * np.isin(requests.target, popular).mean() and found > 0.25
+
+
+def test_generate_prints_a_table_and_json(trained_run: Path, retriever: Retriever) -> None:
+    arguments = ("generate", "--run", trained_run, "--query", "orange juice", "--user", "u5", "-k", "4")
+    shown, machine = onesearch(*arguments), onesearch(*arguments, "--json")
+    assert shown.exit_code == machine.exit_code == 0, shown.output + machine.output
+    answer = json.loads(machine.stdout)
+    (expected,) = retriever.search([Request("orange juice", "u5")], 4)
+    assert [hit["item_id"] for hit in answer["hits"]] == ids(expected)
+    assert answer["known_user"] is True and answer["given"][0]["times"] == expected.given[0].times
+    assert expected.hits[0].title in shown.stdout
+
+
+def test_generate_streams_a_file(trained_run: Path, retriever: Retriever, tmp_path: Path) -> None:
+    lines = [{"query": "dish soap", "user": "u1", "k": 2}, {"query": "coffee", "user": "stranger"}, {"query": "chips"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ("generate", "--run", trained_run, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    done = onesearch(*arguments, "-k", "3")
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [len(answer["hits"]) for answer in answers] == [2, 3, 3]
+    assert "stranger" in answers[1]["note"] and answers[2]["note"] is None
+    (tmp_path / "in.jsonl").write_text(json.dumps({"query": "x" * 100_000}))
+    (tmp_path / "out.jsonl").unlink()
+    refused = onesearch(*arguments)
+    assert refused.exit_code == 2 and "query too long" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"], "nothing half-written is left"
+
+
+def test_a_run_without_a_model_says_how_to_train_one(quantized_run: Path) -> None:
+    result = onesearch("generate", "--run", quantized_run, "--query", "tea")
+    assert result.exit_code == 2
+    assert f"no trained generator (onesearch train --run {quantized_run})" in result.stderr
+
+
+def test_semantic_ids_of_another_catalogue_are_noticed(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    table = SidTable.load(run / "sid")
+    other = SidTable(pl.Series([f"x{n}" for n in range(len(table.codes))]), table.codes, table.level_sizes, table.order)
+    other.save(run / "sid")
+    with pytest.raises(UserError, match=r"the SID table is of another catalogue \(onesearch quantize --run"):
+        Retriever.load(run)
