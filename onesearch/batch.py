@@ -66,7 +66,7 @@ def answer_all(retriever: Retriever, requests: Iterable[tuple[Request, int]]) ->
 
 def read_request(line: str, place: str, k: int) -> tuple[Request, int]:
     """One line as a request and its number of hits (`k` where it names none)."""
-    from onesearch.retriever import Request
+    from onesearch.retriever import Request, check_length
 
     try:
         value: Any = json.loads(line)
@@ -80,6 +80,7 @@ def read_request(line: str, place: str, k: int) -> tuple[Request, int]:
         if not (isinstance(one, KEYS[key]) and one is not True) and not (key == "user" and one is None):
             kind = "a whole number" if KEYS[key] is int else "a text"
             raise UserError(f"{key!r} is not {kind}", place=place, value=one, remedy=f"write {kind}")
+    check_length(value["query"], place)
     hits = value.get("k", k)
     if hits < 1:
         raise UserError("'k' is less than 1", place=place, value=hits, remedy="ask for at least one hit")

@@ -189,7 +189,8 @@ def _generate_file(folder: Path, source: Path, target: Path, k: int) -> None:
     from onesearch.batch import answer_file
     from onesearch.retriever import Retriever
 
-    with Progress(console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searching", total=None)
         count = answer_file(
             Retriever.load(folder), source, target, k, lambda done, total: bar.update(task, completed=done, total=total)

@@ -71,6 +71,13 @@ class Answer:
     note: str | None
 
 
+def check_length(query: str, place: str) -> None:
+    """A `UserError` for a query of more than MAX_QUERY_CHARACTERS characters."""
+    if len(query) > MAX_QUERY_CHARACTERS:
+        remedy = f"use at most {MAX_QUERY_CHARACTERS:,} characters"
+        raise UserError("query too long", place=place, value=query, remedy=remedy)
+
+
 class Retriever:
     """Answers requests with the items of one run."""
 
@@ -132,9 +139,7 @@ class Retriever:
     def _now(self, requests: Sequence[Request]) -> Requests:
         """The requests as if asked right after the last event of the log."""
         for number, request in enumerate(requests, 1):
-            if len(request.query) > MAX_QUERY_CHARACTERS:
-                remedy = f"use at most {MAX_QUERY_CHARACTERS:,} characters"
-                raise UserError("query too long", place=f"request {number}", value=request.query, remedy=remedy)
+            check_length(request.query, place=f"request {number}")
         user = np.array([self._user.get(request.user or "", -1) for request in requests], np.int32)
         offsets, known = self.corpus.offsets, user >= 0
         now = int(self.corpus.time.max(initial=0)) + 1

@@ -75,10 +75,10 @@ def systems_table(results: Mapping[str, Any]) -> Table:
     """Systems by metrics with 95 % intervals, best in bold; then the paired difference to the strongest baseline."""
     systems = results["systems"]
     table = _table(f"{results['queries']:,} held-out searches, mean and 95 % interval")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     shown = [metric for metric in METRICS if all(metric in values for values in systems.values())]
     for metric in shown:
-        table.add_column(spell_metric(metric), justify="right")
+        table.add_column(spell_metric(metric), justify="right", no_wrap=True)
     best = {metric: max(values[metric]["mean"] for values in systems.values()) for metric in shown}
     for name, values in systems.items():
         cells = []
@@ -95,9 +95,9 @@ def systems_table(results: Mapping[str, Any]) -> Table:
         for metric in shown:
             one = difference[metric]
             colour = "green" if one["low"] > 0 else "red" if one["high"] < 0 else ""
-            span = f"\n{spell_number(one['low'], signed=True)} to {spell_number(one['high'], signed=True)}"
+            span = f"\n{spell_number(one['low'], signed=True)}\nto {spell_number(one['high'], signed=True)}"
             cells.append(Text(spell_number(one["mean"], signed=True), colour).append(span, "dim"))
-        table.add_row(f"generator − {strongest}", *cells)
+        table.add_row(f"generator\n− {strongest}", *cells)
     return table
 
 
@@ -108,7 +108,7 @@ def slices_table(results: Mapping[str, Any], metric: str = SLICE_METRIC) -> Tabl
     table.add_column("")
     table.add_column("searches", justify="right", style="dim")
     for name in systems:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for slice_name, values in results["slices"].items():
         table.add_section()
         for value, one in values.items():
@@ -146,4 +146,6 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
 
 
 def _table(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )

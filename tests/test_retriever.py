@@ -131,10 +131,11 @@ def test_generate_streams_a_file(trained_run: Path, retriever: Retriever, tmp_pa
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [len(answer["hits"]) for answer in answers] == [2, 3, 3]
     assert "stranger" in answers[1]["note"] and answers[2]["note"] is None
-    (tmp_path / "in.jsonl").write_text(json.dumps({"query": "x" * 100_000}))
+    (tmp_path / "in.jsonl").write_text('{"query": "tea"}\n' + json.dumps({"query": "x" * 100_000}))
     (tmp_path / "out.jsonl").unlink()
     refused = onesearch(*arguments)
-    assert refused.exit_code == 2 and "query too long" in refused.stderr and len(refused.stderr.splitlines()) == 1
+    (line,) = refused.stderr.splitlines()
+    assert refused.exit_code == 2 and line.startswith(f"onesearch: {tmp_path / 'in.jsonl'} line 2: query too long")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"], "nothing half-written is left"
 
 

@@ -27,6 +27,7 @@ import torch
 import transformers
 from torch.utils.data import Sampler
 from transformers import AutoConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
@@ -34,7 +35,7 @@ from onesearch.context.batch import HALF_LIVES, ContextBuilder
 from onesearch.context.history import FEATURES
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import TRAIN, VALID, Corpus, make_split, sample_requests
-from onesearch.corpus.split import target_kind
+from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import read_json, read_yaml, write_json
@@ -64,16 +65,17 @@ class ModelArguments:
         metadata={"help": "Family of a new backbone (bart, t5, ...), or a config by path or hub id."},
     )
     width: int = field(default=128, metadata={"help": "Width of a new backbone."})
-    layers: list[int] = field(default_factory=lambda: [2, 2], metadata={"help": "Encoder and decoder layers."})
+    layers: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Encoder and decoder layers."})
     heads: int = field(default=4, metadata={"help": "Attention heads."})
     feed_forward: int = field(default=256, metadata={"help": "Width of the feed-forward layers."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout; 0 suits a pass or two over a large log."})
-    slots: int = field(default=16, metadata={"help": "Past purchases that the model is given."})
+    slots: int = field(default=24, metadata={"help": "Past purchases that the model is given."})
     copy: bool = field(default=True, metadata={"help": "Let past purchases add their own probability."})
     content: bool = field(default=True, metadata={"help": "Compare the query with the content below each prefix."})
     spelling: bool = field(default=True, metadata={"help": "Look up the query's trigrams below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
+    recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
 
 
@@ -82,13 +84,13 @@ class SftArguments(TrainingArguments):
     """`transformers.TrainingArguments` with the defaults of the demo."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     adam_beta2: float = 0.98
     per_device_train_batch_size: int = 512
     per_device_eval_batch_size: int = 512
     num_train_epochs: float = 1.0
-    warmup_steps: float = 200
+    warmup_steps: float = 100
     lr_scheduler_type: str = "cosine"
     logging_steps: float = 50
     save_steps: float = 500
@@ -162,7 +164,8 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         args.output_dir = str(target)
     corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
     split = make_split(corpus, run.settings.split)
-    events = np.flatnonzero((split == TRAIN) & (corpus.kind == target_kind(corpus)))
+    asked = (split == TRAIN) & (corpus.kind == target_kind(corpus))
+    events = np.flatnonzero(asked & late(corpus, split, model_args.recent))
     held_out = sample_requests(corpus, split, VALID, model_args.valid_requests, args.seed).event
     if len(events) < args.train_batch_size * args.world_size:
         raise UserError(
@@ -196,8 +199,10 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         train_dataset=Events(events),
         eval_dataset=Events(held_out),
         batches=batches,
-        callbacks=[Reporter(progress)] if progress is not None else None,
     )
+    if progress is not None:  # the caller shows what happens
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Reporter(progress))
     checkpoints = Path(str(args.output_dir))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or _last_checkpoint(checkpoints, trainer, run))
     if trainer.is_world_process_zero():

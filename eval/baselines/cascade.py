@@ -19,6 +19,7 @@ from eval.baselines.text import Texts
 from eval.baselines.text_ranking import TextRanking
 from eval.baselines.tune import coordinate_search
 from onesearch.corpus import TRAIN, Corpus, Requests, sample_requests
+from onesearch.corpus.split import late
 
 if TYPE_CHECKING:
     import lightgbm
@@ -156,10 +157,5 @@ class Cascade:
 
 def late_requests(corpus: Corpus, split: NDArray[np.int8], size: int, seed: int) -> Requests:
     """Requests of the last part of the training period (of every user's, where the log has no clock)."""
-    training = split == TRAIN
-    if corpus.has_clock:
-        late = corpus.time >= np.quantile(corpus.time[training], 1 - LATE)
-    else:
-        lengths = np.diff(corpus.offsets)[corpus.user]
-        late = corpus.time >= (1 - LATE) * lengths
-    return sample_requests(corpus, np.where(training & late, TRAIN, -1).astype(np.int8), TRAIN, size, seed)
+    learnt = (split == TRAIN) & late(corpus, split, LATE)
+    return sample_requests(corpus, np.where(learnt, TRAIN, -1).astype(np.int8), TRAIN, size, seed)

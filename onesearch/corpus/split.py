@@ -107,3 +107,14 @@ def sample_requests(corpus: Corpus, split: NDArray[np.int8], part: int, size: in
 def target_kind(corpus: Corpus) -> int:
     """Which event a system is asked to foresee: the strongest kind that the log has."""
     return int(corpus.kind.max()) if len(corpus.kind) else EVENT_KINDS.index("purchase")
+
+
+def late(corpus: Corpus, split: NDArray[np.int8], share: float) -> NDArray[np.bool_]:
+    """(E,) whether an event lies in the last `share` of the training period, or where the log has no clock in the last
+    `share` of its user's history. Late events have a long past behind them, as searches have when a model serves."""
+    if not 0 < share <= 1:
+        raise UserError("a share lies between 0 and 1", value=share)
+    if corpus.has_clock:
+        return corpus.time >= np.quantile(corpus.time[split == TRAIN], 1 - share)
+    place = np.arange(len(corpus.user)) - corpus.offsets[corpus.user]
+    return place >= (1 - share) * np.diff(corpus.offsets)[corpus.user]

@@ -77,7 +77,7 @@ def test_the_prior_counts_nothing_after_the_request(shop: Corpus, builder: Conte
     requests = some(shop)
     snapshot = builder.inputs(requests)[0]["snapshot"].numpy()
     assert (builder.popularities[0].starts[snapshot] <= requests.time).all()
-    mass = builder.log_mass(PrefixIndex.build(builder.codes))
+    mass = builder.catalogue(PrefixIndex.build(builder.codes)).log_mass
     total = np.expm1(mass[0].numpy().astype(np.float64)).sum(1)  # below all prefixes of the first level: everything
     for column, counts in enumerate(builder.popularities):
         np.testing.assert_allclose(total[:, column], counts.counts.sum(1), rtol=1e-4, atol=1e-3)
@@ -86,9 +86,32 @@ def test_the_prior_counts_nothing_after_the_request(shop: Corpus, builder: Conte
 def test_content_is_the_mean_vector_of_the_items_below(builder: ContextBuilder) -> None:
     index = PrefixIndex.build(builder.codes)
     vectors = builder.selector.texts.vectors
-    for depth, content in enumerate(builder.content(index), 1):
+    for depth, content in enumerate(builder.catalogue(index).content, 1):
         prefixes = sorted({tuple(row[:depth].tolist()) for row in builder.codes})
         assert content.shape == (len(prefixes), vectors.shape[1])
         for prefix, mean in zip(prefixes, content, strict=True):
             items = (builder.codes[:, :depth] == prefix).all(1)
             np.testing.assert_allclose(mean, vectors[items].mean(0), atol=1e-5)
+
+
+def test_coverage_of_a_prefix_is_that_of_all_its_items_together(shop: Corpus, builder: ContextBuilder) -> None:
+    """It bounds the coverage of every item below; at the last level it is the item's own."""
+    catalogue = builder.catalogue(PrefixIndex.build(builder.codes))
+    requests = some(shop, 10)
+    inputs, _ = builder.inputs(requests)
+    queries = builder.encode(requests.query).texts
+    path = catalogue.index.nodes(torch.from_numpy(builder.codes))
+    every = np.arange(len(builder.codes))
+    for row in range(len(requests)):
+        own = queries.covered(np.full_like(every, row), builder.selector.texts, every)
+        trigrams, weights = inputs["trigrams"][row : row + 1], inputs["trigram_weights"][row : row + 1]
+        before = np.ones(len(every))
+        for depth, nodes in enumerate(path):
+            parent = path[depth - 1] if depth else torch.zeros_like(nodes)
+            child, _, valid = catalogue.index.children(depth, parent[None])
+            covered = catalogue.covered(depth, child, valid, trigrams, weights)[0]
+            place = (child[0] == nodes[:, None]).int().argmax(-1, keepdim=True)
+            bound = covered.gather(-1, place)[:, 0].numpy()
+            assert (bound <= before + 1e-5).all() and (bound >= own - 1e-5).all()
+            before = bound
+        np.testing.assert_allclose(before, own, atol=1e-5)

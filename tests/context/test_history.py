@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onesearch.context.history import FEATURES, HALF_LIVES, SHORTLIST, HistorySelector
+from onesearch.context.history import FEATURES, FIT_SHARPNESS, HALF_LIVES, SHORTLIST, HistorySelector
 from onesearch.context.relevance import RelevanceSpace, RelevantTexts
 from onesearch.corpus import Corpus, Requests, sources
 from onesearch.corpus.popularity import DAY
@@ -45,7 +45,7 @@ def space(word_encoder: StaticEncoder) -> RelevanceSpace:
     return RelevanceSpace.fit(TITLES, word_encoder)
 
 
-Slot = tuple[int, int, list[float]]
+Slot = tuple[int, int, dict[str, float]]
 
 
 def slow(corpus: Corpus, items: RelevantTexts, queries: RelevantTexts, event: int, slots: int) -> list[Slot]:
@@ -78,9 +78,27 @@ def slow(corpus: Corpus, items: RelevantTexts, queries: RelevantTexts, event: in
             "rhythm": np.log1p(days[-1] * lastingly) / 4,
         }
         score = relevance + 0.08 * np.log(len(chosen)) - 0.02 * np.log1p(days[-1])
-        found.append((score, score + 2 * coverage, (item, chosen[-1], [features[name] for name in FEATURES])))
+        found.append((score, score + 2 * coverage, (item, chosen[-1], features)))
     near = sorted(found, key=lambda one: (-one[0], one[2][1]))[: SHORTLIST * slots]
-    return [slot for _, _, slot in sorted(near, key=lambda one: -one[1])[:slots]]
+    kept = [slot for _, _, slot in sorted(near, key=lambda one: -one[1])[:slots]]
+    best = max((features["coverage"] for *_, features in kept), default=0)
+    closeness = [(features["coverage"] / max(best, 1e-6)) ** FIT_SHARPNESS for *_, features in kept]
+    weighted = {
+        name: [close * np.expm1(features[name]) for close, (*_, features) in zip(closeness, kept, strict=True)]
+        for name in ("lately", "lastingly")
+    }
+    for place, (_, event_chosen, features) in enumerate(kept):
+        later = sum(
+            close
+            for close, (_, other, _) in zip(closeness, kept, strict=True)
+            if corpus.time[other] > corpus.time[event_chosen]
+        )
+        features["fit"] = features["coverage"] / max(best, 1e-6)
+        for name, weights in weighted.items():
+            features[f"share_{name}"] = weights[place] / max(sum(weights), 1e-6)
+        features["freshest"] = closeness[place] / (1 + later)
+        features["log_past"] = np.log1p(sum(e < begun for e in mine)) / 8
+    return kept
 
 
 @pytest.mark.parametrize("clock", [True, False])
@@ -103,7 +121,7 @@ def test_the_slots_are_those_of_a_slow_reading(
         assert found.item[row].tolist() == [slot[0] for slot in expected] + [-1] * (slots - filled)
         assert found.event[row].tolist() == [slot[1] for slot in expected] + [-1] * (slots - filled)
         for place, slot in enumerate(expected):
-            np.testing.assert_allclose(found.features[row, place], slot[2], atol=1e-5)
+            np.testing.assert_allclose(found.features[row, place], [slot[2][name] for name in FEATURES], atol=1e-4)
         assert not found.features[row, filled:].any()
 
 
