@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from onesearch.errors import UserError
 from onesearch.files import atomic_path, write_json
 from onesearch.run import Run, stamps
 
@@ -77,6 +78,7 @@ def quantize(run: Run, progress: Progress) -> None:
     import numpy as np
 
     from onesearch.corpus import TRAIN, Corpus, make_split
+    from onesearch.embed import behaviour_vectors
     from onesearch.sid import SidTable
     from quantizers.metrics import independent_coding_rate, reconstruction_error
     from quantizers.residual_kmeans import ResidualKMeans
@@ -85,11 +87,17 @@ def quantize(run: Run, progress: Progress) -> None:
     settings = run.settings
     corpus = Corpus.load(run.folder / "corpus")
     vectors = np.load(run.folder / "embeddings/vectors.npy", mmap_mode="r")
+    split = make_split(corpus, settings.split)
+    if not 0 <= settings.behaviour <= 1:
+        raise UserError("a share lies between 0 and 1", place="behaviour", value=settings.behaviour)
+    if settings.behaviour:
+        bought = behaviour_vectors(corpus, split, 64, settings.seed)
+        vectors = np.hstack([vectors * (1 - settings.behaviour), bought * settings.behaviour])
     quantizer = ResidualKMeans(settings.level_sizes, seed=settings.seed)
     quantizer.fit(np.unique(vectors, axis=0))  # a text that many items share counts once
     codes = learned = quantizer.encode(vectors)
     sizes: tuple[int, ...] = settings.level_sizes
-    known = make_split(corpus, settings.split) == TRAIN
+    known = split == TRAIN
     popularity = np.bincount(corpus.item[known], minlength=len(corpus.items))
     by_popularity = np.argsort(np.argsort(-popularity, kind="stable"), kind="stable").astype(np.int32)
     if settings.last_level is not None:
@@ -168,7 +176,7 @@ STEPS = {
             "quantize",
             "make semantic IDs",
             quantize,
-            ("level_sizes", "last_level", "split", "seed"),
+            ("behaviour", "level_sizes", "last_level", "split", "seed"),
             ("corpus", "embeddings"),
             ("sid",),
         ),

@@ -28,6 +28,8 @@ class Settings:
         split: which events are for training and which for the report.
         valid_requests, test_requests: how many searches baselines are tuned on, and the table is made of.
         encoder: what turns texts into vectors, see `onesearch.embed`.
+        behaviour: share of co-purchase vectors (PPMI and SVD of the training baskets) in what is quantized; 0 leaves
+            them out, 1 uses nothing else.
         level_sizes: codes per learned level of a semantic ID.
         last_level: codes of the level that makes semantic IDs unique; None lets
             items share one, the most popular first.
@@ -43,6 +45,7 @@ class Settings:
     valid_requests: int = 4_000
     test_requests: int = 10_000
     encoder: str = "wordllama"
+    behaviour: float = 0.0
     level_sizes: tuple[int, ...] = (256, 256, 256)
     last_level: int | None = 128
     sft: str | None = None

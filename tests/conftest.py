@@ -22,6 +22,7 @@ TINY = {
     "heads": 2,
     "feed_forward": 32,
     "slots": 6,
+    "recent": 1.0,
     "valid_requests": 40,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,

@@ -34,12 +34,13 @@ from trl import TrlParser
 from onesearch.context.batch import HALF_LIVES, ContextBuilder
 from onesearch.context.history import FEATURES
 from onesearch.context.tokenizer import QueryTokenizer
-from onesearch.corpus import TRAIN, VALID, Corpus, make_split, sample_requests
+from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import read_json, read_yaml, write_json
 from onesearch.model import Generator, GeneratorConfig
+from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training.batches import Events, SimilarLengths, TrainingBatches
@@ -166,7 +167,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     split = make_split(corpus, run.settings.split)
     asked = (split == TRAIN) & (corpus.kind == target_kind(corpus))
     events = np.flatnonzero(asked & late(corpus, split, model_args.recent))
-    held_out = sample_requests(corpus, split, VALID, model_args.valid_requests, args.seed).event
+    held_out = sample_requests(corpus, split, VALID, model_args.valid_requests, args.seed)
     if len(events) < args.train_batch_size * args.world_size:
         raise UserError(
             "fewer training events than one batch",
@@ -177,7 +178,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     log.info("preparing %s training events", f"{len(events):,}")
     encoder = load_text_encoder(run.settings.encoder)
     builder = ContextBuilder.fit(corpus, split, encoder, table.codes, model_args.slots, args.seed)
-    batches = TrainingBatches(builder, np.concatenate([events, held_out]))
+    batches = TrainingBatches(builder, np.concatenate([events, held_out.event]))
 
     transformers.set_seed(args.seed)
     config = GeneratorConfig(
@@ -197,7 +198,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         model=model,
         args=args,
         train_dataset=Events(events),
-        eval_dataset=Events(held_out),
+        eval_dataset=Events(held_out.event),
         batches=batches,
     )
     if progress is not None:  # the caller shows what happens
@@ -206,12 +207,25 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     checkpoints = Path(str(args.output_dir))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or _last_checkpoint(checkpoints, trainer, run))
     if trainer.is_world_process_zero():
+        trainer.log(validation(Retriever(corpus, table, builder, model), held_out))
         builder.save(target)
         model.save_pretrained(target)
         write_json(target / "log_history.json", trainer.state.log_history)
         for checkpoint in checkpoints.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         (checkpoints / "checkpoint.json").unlink(missing_ok=True)
+
+
+def validation(retriever: Retriever, requests: Requests) -> dict[str, float]:
+    """How well the target of held-out searches is found, to compare settings without looking at the test searches."""
+    items, _ = retriever.rank(requests, 50)
+    found = items == requests.target[:, None]
+    rank = np.where(found.any(1), found.argmax(1), np.inf)
+    return {
+        "valid_mrr@10": float(np.where(rank < 10, 1 / (1 + rank), 0).mean()),
+        "valid_recall@10": float((rank < 10).mean()),
+        "valid_recall@50": float((rank < 50).mean()),
+    }
 
 
 def _last_checkpoint(folder: Path, trainer: SftTrainer, run: Run) -> str | None:

@@ -7,6 +7,7 @@ Everything is computed for blocks of requests at once; nothing at or after a req
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,7 @@ from eval.baselines.purchases import OwnItems, Purchases
 from eval.baselines.text import Terms, Texts, trigrams, words
 from onesearch.corpus import Corpus, Requests
 
-Column = NDArray[np.float32]
+Column = NDArray[np.floating[Any]]
 _SHORT, _LONG, _SEASON = 14.0, 182.0, 56.0  # half-lives in days
 
 
@@ -148,7 +149,7 @@ class Features:
         briefly = bought.faded_at(_SHORT * self._day, own.event, now)
         since = ((now - bought.last[own.event]) / self._day).astype(np.float32)
         span = ((bought.last[own.event] - bought.first[own.event]) / self._day).astype(np.float32)
-        between = np.where(count > 1, span / np.maximum(count - 1, 1), np.nan)
+        between = np.where(count > 1, span / np.maximum(count - 1, 1), np.float32(np.nan)).astype(np.float32)
 
         place = find_pairs(
             np.repeat(np.arange(len(requests)), items.shape[1]), items.ravel(), own.row, own.item, len(self._price)
@@ -176,8 +177,10 @@ class Features:
         rows = np.arange(len(requests))[:, None]
         per_item = sparse.csr_matrix((faded, (own.row, own.item)), (len(requests), len(self._price)))
         total = np.asarray(per_item.sum(axis=1)).astype(np.float32)
-        found = {"own_total": np.log1p(total) + np.zeros_like(of_item)}
-        sums = {name: group.sums(per_item)[rows, group.of_item[items]] for name, group in self._groups.items()}
+        found: dict[str, Column] = {"own_total": np.log1p(total) + np.zeros_like(of_item)}
+        sums: dict[str, Column] = {
+            name: group.sums(per_item)[rows, group.of_item[items]] for name, group in self._groups.items()
+        }
         for name, of_group in sums.items():
             found[f"own_{name}"] = np.log1p(of_group)
         found["brand_share"] = sums["brand"] / np.maximum(total, 1e-6)

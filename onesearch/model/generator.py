@@ -340,7 +340,7 @@ class Generator(PreTrainedModel):
             nodes = target[:, None]
         log_prob = torch.stack(full, -1)
         loss = -log_prob.sum(-1).mean()
-        if plain:
+        if plain and self.training:  # held-out losses are nats per item, whatever the training adds
             plain_log_prob = torch.stack(plain, -1)
             loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
             return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from onesearch.errors import UserError
 from onesearch.files import read_json
-from training.sft import main, parse, train
+from training.sft import ModelArguments, SftArguments, main, parse, train
 
 ROOT = Path(__file__).parents[2]
 NewRun = Callable[[str], Path]
@@ -156,7 +156,7 @@ def test_the_command_line_counts_more_than_the_yaml_and_the_yaml_more_than_the_d
     model, args = parse(["--config", str(config), "--learning_rate", "3e-4"])
     assert (args.learning_rate, model.width, model.layers) == (3e-4, 64, [3, 1])
     plain_model, plain = parse([])
-    assert (plain.learning_rate, plain_model.width) == (2e-3, 128)
+    assert (plain.learning_rate, plain_model.width) == (SftArguments.learning_rate, ModelArguments().width)
 
 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("configs/*/sft*.yaml")), ids=lambda path: path.parent.name)

@@ -107,7 +107,7 @@ def test_targets_are_ranked_where_the_tuning_thinks_they_are(shop):
 
 
 def test_late_requests_are_late_training_ones(shop):
-    parts, split, requests = shop
+    parts, split, _ = shop
     late = late_requests(parts.corpus, split, 50, 0)
     assert 0 < len(late) <= 50
     assert (split[late.event] == 0).all()
