@@ -1,7 +1,7 @@
 """Supervised fine-tuning: given a query and the user's past purchases, generate the semantic ID of what was bought.
 
     accelerate launch training/sft.py --config configs/demo/sft.yaml --learning_rate 3e-4
-    accelerate launch --num_processes 2 training/sft.py --run runs/demo
+    accelerate launch --multi_gpu --num_processes 2 training/sft.py --run runs/demo  # also without GPUs
 
 A `transformers.Trainer` does the loop, so checkpoints, resume, trackers, several processes and mixed precision are the
 ones people know; every option of `TrainingArguments` is an option here. This file leaves out what later stages add
@@ -44,6 +44,7 @@ from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training.batches import Events, SimilarLengths, TrainingBatches
+from training.launch import check_processes
 
 log = logging.getLogger(__name__)
 UNNAMED = "trainer_output"
@@ -99,6 +100,10 @@ class SftArguments(TrainingArguments):
     eval_strategy: str = "steps"
     eval_steps: float | None = 500
     report_to: str = "none"
+    use_cpu: bool = field(
+        default_factory=lambda: not torch.accelerator.is_available(),
+        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
+    )
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = True
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
@@ -270,6 +275,7 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArgume
 def main() -> None:
     """The entry point of `accelerate launch training/sft.py`."""
     try:
+        check_processes()
         model_args, args = parse()
         args.disable_tqdm = False
         train(model_args, args)

@@ -95,17 +95,9 @@ def test_two_processes_learn_what_one_learns(new_run: NewRun) -> None:
     curves = {}
     for processes in (1, 2):
         run = new_run(f"with_{processes}")
-        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-        launch += [
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-        ]
+        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
+        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
         arguments = options(
             run, **short, per_device_train_batch_size=32 // processes, per_device_eval_batch_size=40 // processes
         )
