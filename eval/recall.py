@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,8 +48,16 @@ MAIN: Final = "mrr@10"
 """Names the strongest baseline."""
 
 SLICE_METRICS: Final = ("mrr@10", "recall@10", "ndcg@10")
-Values = Mapping[str, Mapping[str, NDArray[np.float64]]]
-"""Per system and metric (Q,) values."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out: per system (Q, K) items and scores, per system and metric (Q,) values, and the report for JSON."""
+
+    items: dict[str, NDArray[np.int32]]
+    scores: dict[str, NDArray[np.float32]]
+    values: dict[str, dict[str, NDArray[np.float64]]]
+    report: dict[str, Any]
 
 
 def evaluate_run(folder: Path, progress: Progress = lambda done, total: None) -> dict[str, Any]:
@@ -70,84 +80,101 @@ def evaluate_run(folder: Path, progress: Progress = lambda done, total: None) ->
         corpus, split, valid, encoder, seed=settings.seed, fitted=lambda count: progress(count, steps)
     )
     systems: list[System] = [*baselines, GeneratorSystem(retriever)]
-    ranked: dict[str, NDArray[np.int32]] = {}
-    target = folder / "eval"
-    names = corpus.items["item_id"].to_list()
-    queries = [f"q{event}" for event in test.event]
-    for number, system in enumerate(systems, 1):
-        began = time.perf_counter()
-        ranked[system.name], scores = system.rank(test, DEPTH)
-        logger.info("%s answered %d searches in %.1f s", system.name, len(test), time.perf_counter() - began)
-        tag = system.name.replace(" ", "-")
-        write_run(target / f"trec/{tag}.run", tag, queries, ranked[system.name], scores, names)
-        progress(BASELINES + number, steps)
-    write_qrels(target / "trec/qrels", queries, test.target, names)
-    values = {name: per_query(items, test.target) for name, items in ranked.items()}
-    write_per_query(target / "per_query.parquet", values, test)
-    results = summarize(values, test, slices(corpus, split, test), seed=settings.seed)
-    results["tuned"] = {system.name: system.tuned for system in systems}
-    write_json(target / "recall.json", results)
-    return results
+    evaluation = evaluate(
+        systems, corpus, split, test, seed=settings.seed, ranked=lambda count: progress(BASELINES + count, steps)
+    )
+    write_evaluation(folder / "eval", evaluation, corpus, test)
+    return evaluation.report
 
 
-def summarize(
-    values: Values, requests: Requests, sliced: Mapping[str, NDArray[np.str_]], *, seed: int = 0
-) -> dict[str, Any]:
-    """Means with 95 % intervals, paired differences to the strongest baseline, and means per slice, ready for JSON.
+def evaluate(
+    systems: Sequence[System],
+    corpus: Corpus,
+    split: NDArray[np.int8],
+    requests: Requests,
+    *,
+    k: int = DEPTH,
+    seed: int = 0,
+    ranked: Callable[[int], None] = lambda count: None,
+) -> Evaluation:
+    """Let every system answer the requests with k items.
+
+    The report holds means with 95 % intervals, paired differences to the strongest baseline, and means per slice.
 
     Args:
-        sliced: per slice (Q,) names of the part each search belongs to; "" belongs to none.
+        ranked: called with the number of systems that have answered.
     """
+    items: dict[str, NDArray[np.int32]] = {}
+    scores: dict[str, NDArray[np.float32]] = {}
+    for number, system in enumerate(systems, 1):
+        began = time.perf_counter()
+        items[system.name], scores[system.name] = system.rank(requests, k)
+        logger.info("%s answered %d searches in %.1f s", system.name, len(requests), time.perf_counter() - began)
+        ranked(number)
+    values = {name: per_query(found, requests.target) for name, found in items.items()}
     draws = Bootstrap(requests.user, seed=seed)
     baselines = {name: one[MAIN].mean() for name, one in values.items() if name != OWN}
     strongest = max(baselines, key=lambda name: baselines[name])
-    differences = {
-        name: {metric: draws.difference(found, values[strongest][metric]).as_dict() for metric, found in one.items()}
-        for name, one in values.items()
-        if name != strongest
-    }
-    return {
+    report = {
         "systems": {
             name: {metric: draws.mean(found).as_dict() for metric, found in one.items()} for name, one in values.items()
         },
         "queries": len(requests),
         "strongest_baseline": strongest,
-        "differences": differences,
-        "slices": {
-            name: {str(part): _part(values, parts == part) for part in np.unique(parts[parts != ""])}
-            for name, parts in sliced.items()
-            if (parts != "").any()
+        "differences": {
+            name: {
+                metric: draws.difference(found, values[strongest][metric]).as_dict() for metric, found in one.items()
+            }
+            for name, one in values.items()
+            if name != strongest
         },
+        "slices": {
+            name: {value: _means(values, inside) for value, inside in parts.items()}
+            for name, parts in slices_of(corpus, split, requests).items()
+        },
+        "tuned": {system.name: {name: _plain(one) for name, one in system.tuned.items()} for system in systems},
     }
+    return Evaluation(items, scores, values, report)
 
 
-def _part(values: Values, inside: NDArray[np.bool_]) -> dict[str, Any]:
+def _means(values: Mapping[str, Mapping[str, NDArray[np.float64]]], inside: NDArray[np.bool_]) -> dict[str, Any]:
     systems = {
         name: {metric: float(one[metric][inside].mean()) for metric in SLICE_METRICS} for name, one in values.items()
     }
     return {"queries": int(inside.sum()), "systems": systems}
 
 
-def slices(corpus: Corpus, split: NDArray[np.int8], requests: Requests) -> dict[str, NDArray[np.str_]]:
-    """Per slice (Q,) which part each search belongs to: query kind, spelling, repeat or first purchase, tail items, and
-    users whom the training never saw."""
+def _plain(value: Any) -> Any:
+    """JSON has no infinity."""
+    return "infinite" if value == math.inf else value
+
+
+def slices_of(corpus: Corpus, split: NDArray[np.int8], requests: Requests) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Parts of the requests, per slice and value a (Q,) mask: query kind, spelling, repeat or first purchase, head or
+    tail item, and known or new user. A slice of one value only is left out."""
     extra = corpus.extra[requests.event.tolist()]
-    known = split == TRAIN
-    repeat = bought_before(corpus, requests)
-    counts = np.bincount(corpus.item[known], minlength=len(corpus.items))
-    order = np.argsort(-counts, kind="stable")
-    head = np.zeros(len(counts), bool)
-    head[order[: int(np.searchsorted(np.cumsum(counts[order]), HEAD * counts.sum())) + 1]] = True
-    trained = np.bincount(corpus.user[known], minlength=len(corpus.users)) > 0
-    found = {
+    trained = np.bincount(corpus.user[split == TRAIN], minlength=len(corpus.users)) > 0
+    parts = {
         "query": extra["query_kind"].fill_null("").to_numpy().astype(str),
         "spelling": extra["query_noise"].fill_null("").to_numpy().astype(str),
-        "purchase": np.where(repeat, "repeat", "first"),
-        "item": np.where(head[requests.target], "head", "tail"),
+        "purchase": np.where(bought_before(corpus, requests), "repeat", "first"),
+        "item": np.where(tail_items(corpus, split)[requests.target], "tail", "head"),
+        "user": np.where(trained[requests.user], "known", "new"),
     }
-    if not trained[requests.user].all():
-        found["user"] = np.where(trained[requests.user], "known", "new")
-    return found
+    return {
+        name: {str(value): part == value for value in np.unique(part)}
+        for name, part in parts.items()
+        if len(np.unique(part)) > 1
+    }
+
+
+def tail_items(corpus: Corpus, split: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """(N,) whether an item is outside the most bought ones that make up HEAD of the training purchases."""
+    counts = np.bincount(corpus.item[split == TRAIN], minlength=len(corpus.items))
+    order = np.argsort(-counts, kind="stable")
+    tail = np.zeros(len(counts), bool)
+    tail[order] = np.cumsum(counts[order]) - counts[order] >= HEAD * counts.sum()
+    return tail
 
 
 def bought_before(corpus: Corpus, requests: Requests) -> NDArray[np.bool_]:
@@ -159,14 +186,21 @@ def bought_before(corpus: Corpus, requests: Requests) -> NDArray[np.bool_]:
     return np.bincount(row[same], minlength=len(requests)) > 0
 
 
-def write_per_query(path: Path, values: Values, requests: Requests) -> None:
-    """One row per system and search: event, query, and every metric's value."""
+def write_evaluation(folder: Path, evaluation: Evaluation, corpus: Corpus, requests: Requests) -> None:
+    """Write `recall.json`, `per_query.parquet`, and run files and qrels in `trec/`."""
+    names = corpus.items["item_id"].to_list()
+    queries = [f"q{event}" for event in requests.event]
+    for system, items in evaluation.items.items():
+        tag = system.replace(" ", "-")
+        write_run(folder / f"trec/{tag}.run", tag, queries, items, evaluation.scores[system], names)
+    write_qrels(folder / "trec/qrels.txt", queries, requests.target, names)
     frames = [
         pl.DataFrame({"system": [name] * len(requests), "event": requests.event, "query": requests.query, **one})
-        for name, one in values.items()
+        for name, one in evaluation.values.items()
     ]
-    with atomic_path(path) as temporary:
+    with atomic_path(folder / "per_query.parquet") as temporary:
         pl.concat(frames).write_parquet(temporary)
+    write_json(folder / "recall.json", evaluation.report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

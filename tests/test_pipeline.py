@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import write_yaml
+from made_up import write_yaml
 
 from onesearch.pipeline import STEPS
 

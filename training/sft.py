@@ -101,12 +101,12 @@ class SftArguments(TrainingArguments):
     eval_steps: float | None = 500
     report_to: str = "none"
     use_cpu: bool = field(
-        default_factory=lambda: not torch.accelerator.is_available(),
+        default=not torch.accelerator.is_available(),
         metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
     )
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+    dataloader_pin_memory: bool = torch.cuda.is_available()  # the parser ignores a default_factory of a bool
 
 
 class SftTrainer(Trainer):

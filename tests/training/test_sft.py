@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY, write_yaml
+from made_up import TINY, write_yaml
 from safetensors.numpy import load_file
 
 from onesearch.errors import UserError
