@@ -68,7 +68,7 @@ def test_mass_is_the_sum_below_every_prefix(codes: NDArray[np.int32], random) ->
         assert mass.dtype == torch.float64 and count.dtype == torch.int64
         for node, prefix in enumerate(prefixes(codes, depth)):
             items = below(codes, prefix)
-            assert mass[:, node].tolist() == pytest.approx(weight[:, items].double().sum(1).tolist())
+            assert mass[:, node].tolist() == pytest.approx(weight[:, items].double().sum(1).tolist(), abs=1e-6)
             assert int(count[node]) == int(allowed[items].sum())
 
 

@@ -95,15 +95,17 @@ class OwnHistory:
 
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `System.rank`."""
-        others, other_scores = self._others.rank(requests, k)
         items = np.empty((len(requests), k), np.int32)
         scores = np.empty((len(requests), k), np.float32)
         for start in range(0, len(requests), _BLOCK):
             rows = slice(start, start + _BLOCK)
             asked = requests.part(rows)
             own = self._purchases.before(asked)
-            row, column = np.nonzero(others[rows] >= 0)
-            item, score = others[rows][row, column], other_scores[rows][row, column]
+            # So many that k are left of those that the user never bought.
+            most = int(np.bincount(own.row, minlength=1).max())
+            others, other_scores = self._others.rank(asked, min(k + most, len(self._corpus.items)))
+            row, column = np.nonzero(others >= 0)
+            item, score = others[row, column], other_scores[row, column]
             new = find_pairs(row, item, own.row, own.item, len(self._corpus.items)) < 0
             items[rows], scores[rows] = top_of_pairs(
                 np.concatenate([own.row, row[new]]),

@@ -84,10 +84,11 @@ class TextRanking:
 
 def best(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """(n, k) the columns of the k greatest of (n, N) scores, greatest first, and those scores."""
+    # One whole number a cell, first the falling score, then the column: equal scores keep the order of the items, also
+    # where the k-th place cuts through them.
+    bits = (np.float32(0) - scores).view(np.int32)
+    key = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32) | np.arange(scores.shape[1])
     if k < scores.shape[1]:
-        columns = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    else:
-        columns = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.lexsort((columns, -values), axis=1)
-    return np.take_along_axis(columns, order, axis=1).astype(np.int32), np.take_along_axis(values, order, axis=1)
+        key = np.partition(key, k - 1, axis=1)[:, :k]
+    columns = np.sort(key, axis=1) & 0xFFFFFFFF
+    return columns.astype(np.int32), np.take_along_axis(scores, columns, axis=1)

@@ -17,7 +17,7 @@ SIZES = (4, 5, 6)
 @pytest.mark.parametrize("copy", [True, False])
 def test_the_loss_is_the_mean_over_requests_with_the_plain_model_weighted(family: str, copy: bool) -> None:
     codes = random_codes(np.random.default_rng(0), 30, SIZES, unique=True)
-    model = random_generator(0, codes, SIZES, family, copy=copy)
+    model = random_generator(0, codes, SIZES, family, copy=copy).train()
     labels = torch.from_numpy(codes[:4].astype(np.int64))
     out = model(**batch(random_batch(np.random.default_rng(1), codes, 4)), labels=labels)
     expected = -out.log_prob.sum(-1).mean()
@@ -27,6 +27,8 @@ def test_the_loss_is_the_mean_over_requests_with_the_plain_model_weighted(family
         assert out.plain_log_prob is None
     torch.testing.assert_close(out.loss, expected)
     assert out.log_prob.shape == labels.shape and (out.log_prob <= 0).all()
+    held_out = model.eval()(**batch(random_batch(np.random.default_rng(1), codes, 4)), labels=labels)
+    torch.testing.assert_close(held_out.loss, -held_out.log_prob.sum(-1).mean())
 
 
 @pytest.mark.parametrize("family", ["bart", "t5"])

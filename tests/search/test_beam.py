@@ -144,25 +144,26 @@ def test_history_popularity_content_and_spelling_by_hand(family: str) -> None:
     def scored() -> torch.Tensor:
         return code_log_prob(model, request, codes)[0].exp()
 
-    # each child has exp(0), and the purchase (0, 1) adds exp(0) to code 0 and, below it, to code 1
-    torch.testing.assert_close(scored(), torch.tensor([[2 / 3, 1 / 3], [2 / 3, 2 / 3], [1 / 3, 1.0]]))
+    model.copy_features[-1].bias.data = torch.tensor([1.0, 3.0]).log()
+    # each child has exp(0), and the purchase (0, 1) adds 1 to code 0 and, below it, 3 to code 1
+    torch.testing.assert_close(scored(), torch.tensor([[2 / 3, 1 / 5], [2 / 3, 4 / 5], [1 / 3, 1.0]]))
 
     torch.nn.init.constant_(model.prior_gate.bias, 0.5)  # both priors with half their weight
-    # exp(log(1 + 3)) = 4 and 9 at the root, 4 and 1 below code 0; the purchase adds 1
-    torch.testing.assert_close(scored(), torch.tensor([[5 / 14, 4 / 6], [5 / 14, 2 / 6], [9 / 14, 1.0]]))
+    # exp(log(1 + 3)) = 4 and 9 at the root, 4 and 1 below code 0; the purchase adds 1 and 3
+    torch.testing.assert_close(scored(), torch.tensor([[5 / 14, 4 / 8], [5 / 14, 4 / 8], [9 / 14, 1.0]]))
     torch.nn.init.zeros_(model.prior_gate.bias)
 
     assert model.content_query is not None
     model.content_query.weight.data[:, 0] = torch.eye(CONTENT)[0].repeat(2)  # the product of the first components
     request["query_vector"] = torch.eye(CONTENT)[:1]
-    # at the root exp((log 2 + log 4) / 2) = sqrt(8) and 6, below code 0 they are 2 and 4; the purchase adds 1
+    # at the root exp((log 2 + log 4) / 2) = sqrt(8) and 6, below code 0 they are 2 and 4; the purchase adds 1 and 3
     root = torch.tensor([8**0.5 + 1, 8**0.5 + 1, 6.0]) / (8**0.5 + 7)
-    torch.testing.assert_close(scored(), torch.stack([root, torch.tensor([2 / 7, 5 / 7, 1.0])], -1))
+    torch.testing.assert_close(scored(), torch.stack([root, torch.tensor([2 / 9, 7 / 9, 1.0])], -1))
     torch.nn.init.zeros_(model.content_query.weight)
 
     assert model.spelling_gate is not None
     model.spelling_gate.bias.data[::3] = np.log(16)  # the first power of each level
     request |= {"trigrams": torch.tensor([[8, 9]]), "trigram_weights": torch.tensor([[0.25, 0.75]])}
     # code 0 covers both trigrams, code 1 three quarters: 16 and 8; below code 0 a quarter and three quarters: 2 and 8
-    expected = [[17 / 25, 2 / 11], [17 / 25, 9 / 11], [8 / 25, 1.0]]
+    expected = [[17 / 25, 2 / 13], [17 / 25, 11 / 13], [8 / 25, 1.0]]
     torch.testing.assert_close(scored(), torch.tensor(expected))
