@@ -42,18 +42,18 @@ def answer_table(answer: Mapping[str, Any]) -> Group:
     title = Text.assemble(("“", "dim"), (answer["query"], "bold"), ("”", "dim"), f" {user}")
     table = _table()
     table.add_column("#", justify="right", style="dim")
-    table.add_column("item", style="dim")
+    table.add_column("item", style="dim", no_wrap=True)
     table.add_column("title", ratio=1, overflow="fold", min_width=24)
-    table.add_column("brand")
+    table.add_column("brand", max_width=14)
     table.add_column("price", justify="right")
     table.add_column("score", justify="right")
-    table.add_column("semantic ID", style="dim", no_wrap=True)
-    table.add_column("bought before", justify="right")
+    table.add_column("bought", justify="right", no_wrap=True)
+    table.add_column("semantic ID", style="dim", overflow="fold")
     for rank, hit in enumerate(answer["hits"], 1):
         price = "" if hit["price"] is None else f"{hit['price']:.2f}"
         mark = Text(f"✓ {hit['bought_before']}×", "green") if hit["bought_before"] else ""
         plain = (str(rank), hit["item_id"], escape(hit["title"]), escape(hit["brand"] or ""), price)
-        table.add_row(*plain, f"{hit['score']:.2f}", escape(hit["sid"]), mark)
+        table.add_row(*plain, f"{hit['score']:.2f}", mark, escape(hit["sid"]))
     parts: list[Any] = [title, table if answer["hits"] else Text("  no item fits", "yellow")]
     if answer["note"]:
         parts.append(Text(f"  {answer['note']}", "yellow"))
