@@ -43,7 +43,7 @@ def answer_table(answer: Mapping[str, Any]) -> Group:
     table = _table()
     table.add_column("#", justify="right", style="dim")
     table.add_column("item", style="dim", no_wrap=True)
-    table.add_column("title", ratio=1, overflow="fold", min_width=24)
+    table.add_column("title", ratio=1, overflow="fold", min_width=18)
     table.add_column("brand", max_width=14)
     table.add_column("price", justify="right")
     table.add_column("score", justify="right")
