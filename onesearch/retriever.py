@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import transformers
 from numpy.typing import NDArray
 
 from onesearch.context.batch import ContextBuilder
@@ -101,6 +102,7 @@ class Retriever:
         if not table.item_ids.equals(corpus.items["item_id"]):
             remedy = f"onesearch quantize --run {folder}"
             raise UserError("the SID table is of another catalogue", place=run.folder / "sid", remedy=remedy)
+        transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
         encoder = load_text_encoder(run.settings.encoder)
         builder = ContextBuilder.load(corpus, encoder, table.codes, model)
         return cls(corpus, table, builder, Generator.from_pretrained(model))
