@@ -23,7 +23,7 @@ from onesearch.search import beam_search
 from onesearch.sid import SidTable
 
 BEAMS = 64
-"""Beam width; wider finds hardly more (see docs/results.md)."""
+"""Beam width: the results of the demo are with this one."""
 
 BATCH = 128
 """Requests searched at once: bounds memory."""

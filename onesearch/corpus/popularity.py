@@ -38,7 +38,8 @@ def popularity(corpus: Corpus, half_life: float, every: int = 7 * DAY, most: int
     """Decayed counts of clicks, carts and purchases; `half_life` and `every` in the unit of `corpus.time` (seconds).
 
     A log without a clock gets one snapshot of undecayed counts: which of two users' events came first is not known
-    there, so it counts the training events of `leave_one_out`.
+    there, so it counts the training events of `leave_one_out`. A training example's own event is among them, which a
+    held-out one's is not: on such logs a prior looks a little better in training than it is.
     """
     items = len(corpus.items)
     counted = corpus.kind > EVENT_KINDS.index("impression")
