@@ -25,7 +25,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("onesearch needs Python 3.11 or later: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,dev,vision]'
 	@touch $@
 
 lint: install

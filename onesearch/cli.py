@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +59,10 @@ def demo(run: RunOption = RUN, config: ConfigOption = None) -> None:
     """Do everything on a real shopping log and show the results; goes on where it was."""
     from onesearch.demo import demo as run_demo
 
+    if (run / "assortment.next").exists():
+        opened = _open(run)
+        with opened.lock():
+            _finish(opened)
     run_demo(run, None if config is None else Settings.read(config), Console())
 
 
@@ -89,10 +93,37 @@ def embed(run: RunOption = RUN) -> None:
     _do("embed", _open(run))
 
 
-@app.command(epilog="Example: onesearch quantize --run runs/demo")
-def quantize(run: RunOption = RUN) -> None:
+@app.command(epilog="Example: onesearch quantize --run runs/demo --method khqe")
+def quantize(
+    run: RunOption = RUN,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|YAML", help="How, such as khqe or configs/quantizers/khqe.yaml; kept as the run's setting."
+        ),
+    ] = None,
+    query: Annotated[str | None, typer.Option(metavar="TEXT", help="Print the semantic ID of a query instead.")] = None,
+    add: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add these items; no existing semantic ID moves.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="ID|FILE", help="Remove an item, or a file's; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the query's, or what changed, as JSON.")] = False,
+) -> None:
     """Turn vectors into semantic IDs."""
-    _do("quantize", _open(run))
+    if add is not None or remove:
+        if query is not None or method is not None:
+            remedy = "give --query or --method in another command"
+            raise UserError("--add and --remove keep the method", place="command line", remedy=remedy)
+        _change_assortment(_open(run), add, remove or [], as_json)
+        return
+    if query is not None:
+        if method is not None:
+            raise UserError("--query asks, --method changes", place="command line", remedy="give one of them")
+        _print_query_sid(_open(run).folder, query, as_json)
+        return
+    _do("quantize", _open(run) if method is None else _with_method(_open(run), method))
 
 
 @app.command(epilog="Example: onesearch train --run runs/demo")
@@ -175,11 +206,52 @@ def _open(folder: Path) -> Run:
     return Run.open(folder)
 
 
+def _with_method(run: Run, method: str) -> Run:
+    """The run with this method for its setting, once it is known to be one."""
+    from onesearch.methods import find_method
+    from onesearch.run import Run
+
+    settings = replace(run.settings, method=method)
+    find_method(settings)
+    return Run.create(run.folder, settings)
+
+
+def _print_query_sid(folder: Path, query: str, as_json: bool) -> None:
+    from onesearch.semantic_ids import query_semantic_id
+
+    answer = query_semantic_id(folder, query)
+    if as_json:
+        Console().print_json(data=answer)
+    else:
+        typer.echo(answer["sid"])
+
+
+def _change_assortment(run: Run, add: Path | None, remove: list[str], as_json: bool) -> None:
+    from onesearch.assortment import change
+    from onesearch.tables import facts_table
+
+    report = change(run, add, remove)
+    console = Console()
+    if as_json:
+        console.print_json(data=asdict(report))
+    else:
+        console.print(facts_table(f"assortment, version {report.version}", report.facts()))
+
+
+def _finish(run: Run) -> None:
+    """Carry out a change of the assortment that was interrupted, before anything else is done with the run."""
+    if (run.folder / "assortment.next").exists():  # see `onesearch.assortment.NEXT`
+        from onesearch.assortment import finish
+
+        finish(run)
+
+
 def _do(name: str, run: Run) -> None:
     from onesearch.demo import do
     from onesearch.pipeline import STEPS
 
     with run.lock():
+        _finish(run)
         do(STEPS[name], run, Console(stderr=True))
 
 

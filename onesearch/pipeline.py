@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from onesearch.errors import UserError
-from onesearch.files import atomic_path, write_json
+from onesearch.files import write_json
 from onesearch.run import Run, stamps
 
 Progress = Callable[[int, int], None]
@@ -51,8 +50,10 @@ class Step:
 def prepare(run: Run, progress: Progress) -> None:
     """Turn the source into a corpus."""
     from onesearch.corpus import sources
+    from onesearch.methods import find_method
 
     settings = run.settings
+    find_method(settings)  # a mistake in a later step's settings must not wait until that step
     path = None if settings.path is None else Path(settings.path)
     sources.prepare(
         settings.source,
@@ -75,45 +76,9 @@ def embed(run: Run, progress: Progress) -> None:
 
 def quantize(run: Run, progress: Progress) -> None:
     """Turn vectors into semantic IDs."""
-    import numpy as np
+    from onesearch.semantic_ids import make_semantic_ids
 
-    from onesearch.corpus import TRAIN, Corpus, make_split
-    from onesearch.embed import behaviour_vectors
-    from onesearch.sid import SidTable
-    from quantizers.metrics import independent_coding_rate, reconstruction_error
-    from quantizers.residual_kmeans import ResidualKMeans
-    from quantizers.uniqueness import append_rank_level
-
-    settings = run.settings
-    corpus = Corpus.load(run.folder / "corpus")
-    vectors = np.load(run.folder / "embeddings/vectors.npy", mmap_mode="r")
-    split = make_split(corpus, settings.split)
-    if not 0 <= settings.behaviour <= 1:
-        raise UserError("a share lies between 0 and 1", place="behaviour", value=settings.behaviour)
-    if settings.behaviour:
-        bought = behaviour_vectors(corpus, split, 64, settings.seed)
-        vectors = np.hstack([vectors * (1 - settings.behaviour), bought * settings.behaviour])
-    quantizer = ResidualKMeans(settings.level_sizes, seed=settings.seed)
-    quantizer.fit(np.unique(vectors, axis=0))  # a text that many items share counts once
-    codes = learned = quantizer.encode(vectors)
-    sizes: tuple[int, ...] = settings.level_sizes
-    known = split == TRAIN
-    popularity = np.bincount(corpus.item[known], minlength=len(corpus.items))
-    by_popularity = np.argsort(np.argsort(-popularity, kind="stable"), kind="stable").astype(np.int32)
-    if settings.last_level is not None:
-        codes = append_rank_level(learned, by_popularity, settings.last_level)
-        sizes = (*sizes, settings.last_level)
-    SidTable(corpus.items["item_id"], codes, sizes, by_popularity).save(run.folder / "sid")
-    with atomic_path(run.folder / "sid/quantizer") as folder:
-        quantizer.save_pretrained(folder)
-    metrics = {
-        "items": len(codes),
-        "semantic_ids": len(np.unique(codes, axis=0)),
-        "reconstruction_error": reconstruction_error(vectors, quantizer.decode(learned)),
-        "items_with_learned_codes_of_their_own": independent_coding_rate(learned),
-    }
-    usage = [np.bincount(codes[:, level], minlength=size).tolist() for level, size in enumerate(sizes)]
-    write_json(run.folder / "sid/usage.json", {"level_sizes": list(sizes), "usage": usage, "metrics": metrics})
+    make_semantic_ids(run)
 
 
 def train(run: Run, progress: Progress) -> None:
@@ -154,6 +119,12 @@ def _source_files(run: Run) -> dict[str, Any]:
     return {} if path is None or not Path(path).exists() else {"source": stamps(Path(path))}
 
 
+def _method(run: Run) -> dict[str, Any]:
+    from onesearch.semantic_ids import method_inputs
+
+    return method_inputs(run)
+
+
 def _training_config(run: Run) -> dict[str, Any]:
     path = run.settings.sft
     return {} if path is None or not Path(path).exists() else {"sft": stamps(Path(path))}
@@ -176,9 +147,10 @@ STEPS = {
             "quantize",
             "make semantic IDs",
             quantize,
-            ("behaviour", "level_sizes", "last_level", "split", "seed"),
+            ("split", "seed", "encoder"),
             ("corpus", "embeddings"),
             ("sid",),
+            _method,
         ),
         Step(
             "train",

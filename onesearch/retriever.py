@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 import transformers
 from numpy.typing import NDArray
 
@@ -18,6 +19,8 @@ from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.model import Generator
+from onesearch.model.catalogue import Catalogue
+from onesearch.prefix import PrefixIndex
 from onesearch.run import Run
 from onesearch.search import beam_search
 from onesearch.sid import SidTable
@@ -84,7 +87,7 @@ class Retriever:
 
     def __init__(self, corpus: Corpus, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.corpus, self.table, self.builder = corpus, table, builder
-        self.model = model.bind(builder.catalogue(table.index())).eval()
+        self.model = model.bind(_on_sale(table, builder)).eval()
         self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
 
     @classmethod
@@ -187,3 +190,18 @@ class Retriever:
         if request.user is not None and not known:
             note = f"user {request.user!r} is not in the log: answered without history"
         return Answer(request.query, request.user, known, hits, given, note)
+
+
+def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
+    """What is generated from: the items that were not removed. The others stay in histories and in the counts."""
+    rows = table.on_sale
+    if len(rows) == len(table.codes):
+        return builder.catalogue(table.index())
+    texts, kept = builder.selector.texts, torch.from_numpy(rows)
+    catalogue = Catalogue.build(
+        PrefixIndex.build(table.codes[rows], table.order[rows]),
+        [torch.from_numpy(one.counts[:, rows]) for one in builder.popularities],
+        torch.from_numpy(texts.vectors[rows]),
+        torch.from_numpy(texts.present[rows]),
+    )
+    return replace(catalogue, index=replace(catalogue.index, items=kept[catalogue.index.items]))

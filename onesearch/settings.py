@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -28,6 +28,8 @@ class Settings:
         split: which events are for training and which for the report.
         valid_requests, test_requests: how many searches baselines are tuned on, and the table is made of.
         encoder: what turns texts into vectors, see `onesearch.embed`.
+        method: how vectors become semantic IDs, a name or a YAML, see `onesearch.methods`; what the YAML says of
+            `behaviour`, `level_sizes` and `last_level` counts more than what is said here.
         behaviour: share of co-purchase vectors (PPMI and SVD of the training baskets) in what is quantized; 0 leaves
             them out, 1 uses nothing else.
         level_sizes: codes per learned level of a semantic ID.
@@ -45,6 +47,7 @@ class Settings:
     valid_requests: int = 4_000
     test_requests: int = 10_000
     encoder: str = "wordllama"
+    method: str = "rq-kmeans"
     behaviour: float = 0.0
     level_sizes: tuple[int, ...] = (256, 256, 256)
     last_level: int | None = 128
@@ -63,9 +66,7 @@ class Settings:
                 near = difflib.get_close_matches(str(key), types, 1)
                 remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
                 raise UserError("unknown setting", place=place, value=key, remedy=remedy)
-            if not _fits(value, types[key]):
-                where = key if place is None else f"{place}: {key}"
-                raise UserError("wrong type or value", place=where, value=value, remedy=f"use {_spell(types[key])}")
+            check_value(value, types[key], key if place is None else f"{place}: {key}")
         checked: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         return cls(**checked)
 
@@ -88,6 +89,12 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
+def check_value(value: object, kind: Any, place: str) -> None:
+    """Raises a UserError unless a value of a YAML is of this type."""
+    if not _fits(value, kind):
+        raise UserError("wrong type or value", place=place, value=value, remedy=f"use {_spell(kind)}")
+
+
 def _fits(value: object, kind: Any) -> bool:
     """Whether a YAML value is of this type; a boolean is no number, a list stands for a tuple."""
     origin, arguments = get_origin(kind), get_args(kind)
@@ -97,6 +104,8 @@ def _fits(value: object, kind: Any) -> bool:
         return any(_fits(value, one) for one in arguments)
     if origin is tuple:
         return isinstance(value, list | tuple) and len(value) > 0 and all(_fits(one, arguments[0]) for one in value)
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(one, arguments[0]) for one in value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -113,6 +122,6 @@ def _spell(kind: Any) -> str:
         return " or ".join(map(repr, arguments))
     if origin in (Union, UnionType):
         return " or ".join(map(_spell, arguments))
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return f"a list, each {_spell(arguments[0])}"
     return {str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}[kind]

@@ -1,16 +1,22 @@
-"""A saved quantizer: a folder with `config.json` and `model.safetensors`."""
+"""A saved quantizer: a folder with `config.json` and `model.safetensors`.
+
+`config.json` also holds the version of this layout and the SHA-256 of the tensors, so that files of another time, or
+with a flipped bit, are told when they are read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+FORMAT: Final = 2
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -20,7 +26,8 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: Tensors) -> None
     weights, settings = folder / "model.safetensors.partial", folder / "config.json.partial"
     try:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, weights)
-        settings.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        about = {**config, "format": FORMAT, "sha256": _sha256(weights)}
+        settings.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         weights.replace(folder / "model.safetensors")
         settings.replace(folder / "config.json")
     finally:
@@ -32,7 +39,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The configuration.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: it is no JSON object.
+        FileNotFoundError: there is none. ValueError: it is no JSON object, or of another version.
     """
     path = folder / "config.json"
     try:
@@ -41,6 +48,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected an object")
+    if config.get("format") != FORMAT:
+        found = repr(config["format"]) if "format" in config else "none"
+        raise ValueError(f"{path}: its format is {found}, not {FORMAT}: fit and save the quantizer again")
     return config
 
 
@@ -48,10 +58,22 @@ def read_tensors(folder: Path) -> Tensors:
     """The tensors by name.
 
     Raises:
-        FileNotFoundError: there is no file. ValueError: it is damaged.
+        FileNotFoundError: there is no file. ValueError: it is damaged, or not the one that was saved.
     """
     path = folder / "model.safetensors"
+    expected, found = read_config(folder).get("sha256"), _sha256(path)
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from error
+    if found != expected:
+        raise ValueError(
+            f"{path}: damaged, or not of this config.json (SHA-256 {found[:12]}, {str(expected)[:12]} when saved): "
+            "copy the folder again, or fit and save the quantizer again"
+        )
+    return tensors
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

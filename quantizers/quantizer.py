@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantizers.folder import read_config
+
+CLASSES: Final = {
+    "ResidualKMeans": "quantizers.residual_kmeans:ResidualKMeans",
+    "RQVAE": "quantizers.rq_vae:RQVAE",
+    "RQKMeansPlus": "quantizers.rq_kmeans_plus:RQKMeansPlus",
+    "FSQ": "quantizers.fsq:FSQ",
+    "VRQ": "quantizers.vrq:VRQ",
+}
+"""What `config.json` may name, and where it is: imported when it is needed, some of them need torch."""
 
 
 class Quantizer(Protocol):
@@ -47,12 +57,11 @@ def load_quantizer(folder: Path | str) -> Quantizer:
 
     Raises:
         FileNotFoundError: there is no quantizer in the folder.
-        ValueError: its class is unknown, or the files are damaged.
+        ValueError: its class is unknown, or the files are damaged or of another version.
     """
-    from quantizers.residual_kmeans import ResidualKMeans
-
-    known: dict[str, type[Quantizer]] = {"ResidualKMeans": ResidualKMeans}
     name = read_config(Path(folder)).get("class")
-    if name not in known:
-        raise ValueError(f"{Path(folder) / 'config.json'}: unknown class {name!r} (known: {', '.join(known)})")
-    return known[name].from_pretrained(folder)
+    if name not in CLASSES:
+        raise ValueError(f"{Path(folder) / 'config.json'}: unknown class {name!r} (known: {', '.join(CLASSES)})")
+    module, attribute = CLASSES[name].split(":")
+    quantizer: type[Quantizer] = getattr(import_module(module), attribute)
+    return quantizer.from_pretrained(folder)

@@ -17,7 +17,7 @@ from onesearch.prefix import PrefixIndex
 TEXT = 20
 """Text pieces; ids below 3 are padding, unknown and the beginning."""
 
-SNAPSHOTS, PRIORS, FEATURES, CONTENT, TRIGRAMS = 3, 2, 5, 6, 16
+SNAPSHOTS, PRIORS, FEATURES, CONTENT, TERMS = 3, 2, 5, 6, 16
 
 
 def backbone(family: str, width: int = 16) -> PreTrainedConfig:
@@ -83,7 +83,7 @@ def random_generator(
             parameter.normal_(0, 0.4, generator=random)
     counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
     vectors = torch.randn(len(codes), CONTENT, generator=random)
-    bits = torch.randint(0, 256, (len(codes), TRIGRAMS // 8), generator=random, dtype=torch.uint8)
+    bits = torch.randint(0, 256, (len(codes), TERMS // 8), generator=random, dtype=torch.uint8)
     return model.bind(Catalogue.build(PrefixIndex.build(codes, order), list(counts), vectors, bits))
 
 
@@ -100,9 +100,10 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
         "query_mask": torch.ones(1, tokens, dtype=torch.bool),
         "slot_codes": torch.from_numpy(slot_codes),
         "slot_features": torch.from_numpy(features),
+        "slot_coverage": torch.from_numpy(features[..., 1]),
         "query_vector": torch.from_numpy(rng.standard_normal((1, CONTENT), np.float32)),
-        "trigrams": torch.from_numpy(rng.choice(TRIGRAMS, (1, tokens), replace=False)),
-        "trigram_weights": torch.full((1, tokens), 1 / tokens),
+        "terms": torch.from_numpy(rng.choice(TERMS, (1, tokens), replace=False)),
+        "term_weights": torch.full((1, tokens), 1 / tokens),
         "snapshot": torch.from_numpy(rng.integers(0, SNAPSHOTS, 1)),
     }
 
@@ -110,7 +111,7 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
 def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Several requests as one, padded to the longest."""
     slots = max(one["slot_codes"].shape[1] for one in requests)
-    tokens = max(one["query_ids"].shape[1] for one in requests)  # and as many trigrams
+    tokens = max(one["query_ids"].shape[1] for one in requests)  # and as many terms
 
     def padded(name: str, length: int, value: float) -> Tensor:
         parts = []
@@ -123,10 +124,11 @@ def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         "query_ids": padded("query_ids", tokens, 0),
         "query_mask": padded("query_mask", tokens, False),
-        "trigrams": padded("trigrams", tokens, 0),
-        "trigram_weights": padded("trigram_weights", tokens, 0),
+        "terms": padded("terms", tokens, 0),
+        "term_weights": padded("term_weights", tokens, 0),
         "slot_codes": padded("slot_codes", slots, -1),
         "slot_features": padded("slot_features", slots, 0),
+        "slot_coverage": padded("slot_coverage", slots, 0),
         **{name: torch.cat([one[name] for one in requests]) for name in ("query_vector", "snapshot")},
     }
 

@@ -1,11 +1,32 @@
-"""How training scripts are started: as many processes as were asked for, with or without GPUs."""
+"""What the training scripts share: their options, as many processes as were asked for, and going on where one was."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
 
 from onesearch.errors import UserError
+from onesearch.files import read_json, read_yaml, write_json
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) after each step."""
+
+UNNAMED = "trainer_output"
+"""What `TrainingArguments` puts where no output_dir is given."""
+
+PLACES = ("output_dir", "logging_dir", "resume_from_checkpoint", "disable_tqdm")
+"""Arguments that do not change what is learnt."""
 
 RANKS = ("RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """One of them tells a process that it is one of several."""
@@ -24,3 +45,57 @@ def check_processes(environment: Mapping[str, str] = os.environ) -> None:
     if several and not any(name in environment for name in RANKS):
         remedy = "add --multi_gpu: it starts the processes on the CPU where there is no GPU; or use torchrun"
         raise UserError("accelerate started one process instead of several", place="accelerate launch", remedy=remedy)
+
+
+def parse_options(kinds: tuple[type, ...], description: str | None, arguments: list[str] | None) -> tuple[Any, ...]:
+    """Arguments of the command line over those of the YAML over the defaults, as one dataclass of each kind.
+
+    Args:
+        arguments: by default those of the process.
+
+    Raises:
+        UserError: the YAML has an option that does not exist.
+    """
+    parser = TrlParser(kinds, description=description, formatter_class=RawDescriptionHelpFormatter)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if "--config" in given[:-1]:
+        path = given[given.index("--config") + 1]
+        known = {action.dest for action in parser._actions} | {"env"}
+        for name in read_yaml(Path(path)):
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                remedy = f"did you mean {near[0]!r}?" if near else "see --help for all options"
+                raise UserError("unknown option", place=path, value=name, remedy=remedy)
+    return tuple(parser.parse_args_and_config(given))
+
+
+def last_checkpoint(folder: Path, trainer: Trainer, basis: Mapping[str, Any]) -> str | None:
+    """The last checkpoint in `folder` of an interrupted training with the same arguments and the same `basis`, if any.
+
+    Args:
+        basis: what else decides what is learnt, as JSON values.
+    """
+    settings = {name: value for name, value in trainer.args.to_dict().items() if name not in PLACES}
+    whole = json.dumps({"arguments": settings, **basis}, sort_keys=True, default=str)
+    key = {"sha256": hashlib.sha256(whole.encode()).hexdigest()}
+    note = folder / "checkpoint.json"
+    same = note.exists() and read_json(note) == key
+    if trainer.is_world_process_zero():
+        write_json(note, key)
+    return get_last_checkpoint(str(folder)) if same else None
+
+
+class Reporter(TrainerCallback):
+    """Tells a progress callable how many steps are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.progress(state.global_step, state.max_steps)
+
+
+def fail(error: UserError) -> int:
+    """Tell a mistake of the user in one line; the exit code is 2."""
+    sys.stderr.write(f"onesearch: {' '.join(str(error).split())}\n")
+    return 2

@@ -10,14 +10,8 @@ ones people know; every option of `TrainingArguments` is an option here. This fi
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import logging
 import shutil
-import sys
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,34 +20,24 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import Sampler
-from transformers import AutoConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
 
-from onesearch.context.batch import HALF_LIVES, ContextBuilder
-from onesearch.context.history import FEATURES
+from onesearch.context.batch import HALF_LIVES, SLOT_FEATURES, ContextBuilder
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
-from onesearch.files import read_json, read_yaml, write_json
+from onesearch.files import write_json
 from onesearch.model import Generator, GeneratorConfig
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training.batches import Events, SimilarLengths, TrainingBatches
-from training.launch import check_processes
+from training.launch import UNNAMED, Progress, Reporter, check_processes, fail, last_checkpoint, parse_options
 
 log = logging.getLogger(__name__)
-UNNAMED = "trainer_output"
-"""What `TrainingArguments` puts where no output_dir is given."""
-
-PLACES = ("output_dir", "logging_dir", "resume_from_checkpoint", "disable_tqdm")
-"""Arguments that do not change what is learnt."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -74,10 +58,10 @@ class ModelArguments:
     slots: int = field(default=24, metadata={"help": "Past purchases that the model is given."})
     copy: bool = field(default=True, metadata={"help": "Let past purchases add their own probability."})
     content: bool = field(default=True, metadata={"help": "Compare the query with the content below each prefix."})
-    spelling: bool = field(default=True, metadata={"help": "Look up the query's trigrams below each prefix."})
+    spelling: bool = field(default=True, metadata={"help": "Look up the query's terms below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
-    recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
+    recent: float = field(default=0.5, metadata={"help": "Learn from this last share of the training events."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
 
 
@@ -120,16 +104,6 @@ class SftTrainer(Trainer):
         events = (train_dataset or self.train_dataset).events
         whole = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return SimilarLengths(self._batches.lengths(events), whole, self.args.seed)
-
-
-class Reporter(TrainerCallback):
-    """Tells a progress callable how many steps are done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.progress(state.global_step, state.max_steps)
 
 
 def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
@@ -191,7 +165,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         text_vocabulary=len(builder.tokenizer),
         begin_token=QueryTokenizer.begin,
         level_sizes=list(table.level_sizes),
-        history_features=len(FEATURES),
+        history_features=SLOT_FEATURES,
         content=builder.selector.texts.vectors.shape[1] if model_args.content else 0,
         spelling=model_args.spelling,
         priors=len(HALF_LIVES) if model_args.prior else 0,
@@ -210,7 +184,9 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(progress))
     checkpoints = Path(str(args.output_dir))
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or _last_checkpoint(checkpoints, trainer, run))
+    # an interrupted training with the same settings and the same semantic IDs goes on
+    basis = {"model": config.to_dict(), "sid": stamps(run.folder / "sid")}
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
     if trainer.is_world_process_zero():
         trainer.log(validation(Retriever(corpus, table, builder, model), held_out))
         builder.save(target)
@@ -233,18 +209,6 @@ def validation(retriever: Retriever, requests: Requests) -> dict[str, float]:
     }
 
 
-def _last_checkpoint(folder: Path, trainer: SftTrainer, run: Run) -> str | None:
-    """The last checkpoint of an interrupted training with the same settings and the same semantic IDs, if any."""
-    settings = {name: value for name, value in trainer.args.to_dict().items() if name not in PLACES}
-    basis = {"arguments": settings, "model": trainer.model.config.to_dict(), "sid": stamps(run.folder / "sid")}
-    key = {"sha256": hashlib.sha256(json.dumps(basis, sort_keys=True, default=str).encode()).hexdigest()}
-    note = folder / "checkpoint.json"
-    same = note.exists() and read_json(note) == key
-    if trainer.is_world_process_zero():
-        write_json(note, key)
-    return get_last_checkpoint(str(folder)) if same else None
-
-
 def train_run(run: Run, progress: Progress) -> None:
     """The training step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
     transformers.utils.logging.disable_progress_bar()
@@ -258,17 +222,7 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArgume
     Raises:
         UserError: the YAML has an option that does not exist.
     """
-    parser = TrlParser((ModelArguments, SftArguments), description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if "--config" in given[:-1]:
-        path = given[given.index("--config") + 1]
-        known = {action.dest for action in parser._actions} | {"env"}
-        for name in read_yaml(Path(path)):
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                remedy = f"did you mean {near[0]!r}?" if near else "see --help for all options"
-                raise UserError("unknown option", place=path, value=name, remedy=remedy)
-    model_args, args = parser.parse_args_and_config(given)
+    model_args, args = parse_options((ModelArguments, SftArguments), __doc__, arguments)
     return model_args, args
 
 
@@ -281,12 +235,6 @@ def main() -> None:
         train(model_args, args)
     except UserError as error:
         raise SystemExit(fail(error)) from None
-
-
-def fail(error: UserError) -> int:
-    """Tell a mistake of the user in one line; the exit code is 2."""
-    sys.stderr.write(f"onesearch: {' '.join(str(error).split())}\n")
-    return 2
 
 
 if __name__ == "__main__":

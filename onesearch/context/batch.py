@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onesearch.context.history import HistorySelector, HistorySlots
+from onesearch.context.history import FEATURES, HistorySelector, HistorySlots
 from onesearch.context.relevance import RelevanceSpace, RelevantTexts
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import TRAIN, Corpus, Popularity, Requests, item_texts, popularity
@@ -26,6 +26,9 @@ QUERY_TOKENS = 32
 
 HALF_LIVES = (14 * DAY, 182 * DAY)
 """The two popularity counts that the prior is given: of the last weeks, and of the last year."""
+
+SLOT_FEATURES = len(FEATURES) + len(HALF_LIVES)
+"""What describes a history slot: the features of `onesearch.context.history`, and how popular the item is now."""
 
 
 @dataclass(frozen=True)
@@ -132,18 +135,22 @@ class ContextBuilder:
         filled = place < length[:, None]
         query = np.full(filled.shape, self.tokenizer.pad, np.int64)
         query[filled] = ids
-        trigrams, weights = queries.texts.padded()
+        terms, weights = queries.texts.padded()
         used = max(int((slots.item >= 0).sum(1).max(initial=0)), 1)
         item, features = slots.item[:, :used], slots.features[:, :used]
+        snapshot = self.popularities[0].at(requests.time)
+        popular = np.stack([np.log1p(one.counts[snapshot[:, None], item]) for one in self.popularities], -1) / 4
+        features = np.concatenate([features, popular * (item >= 0)[..., None]], -1)
         filled[:, 0] |= item[:, 0] < 0  # an empty query without history still reads one padding token
         slot_codes = np.where(item[..., None] >= 0, self.codes[item], -1)
         return {
             "query_ids": torch.from_numpy(query),
             "query_mask": torch.from_numpy(filled),
             "slot_codes": torch.from_numpy(slot_codes),
-            "slot_features": torch.from_numpy(np.ascontiguousarray(features)),
+            "slot_features": torch.from_numpy(features),
+            "slot_coverage": torch.from_numpy(np.ascontiguousarray(features[..., FEATURES.index("coverage")])),
             "query_vector": torch.from_numpy(queries.texts.vectors),
-            "trigrams": torch.from_numpy(trigrams),
-            "trigram_weights": torch.from_numpy(weights),
-            "snapshot": torch.from_numpy(self.popularities[0].at(requests.time)),
+            "terms": torch.from_numpy(terms),
+            "term_weights": torch.from_numpy(weights),
+            "snapshot": torch.from_numpy(snapshot),
         }, slots

@@ -19,7 +19,7 @@ from onesearch.corpus.split import Requests
 
 FEATURES = (
     "relevance",  # cosine of query and item
-    "coverage",  # share of the query's trigrams that the item has
+    "coverage",  # share of the query's terms that the item has
     "log_count",  # how often bought
     "lately",  # the same, older purchases decayed fast
     "lastingly",  # the same, decayed slowly

@@ -11,12 +11,14 @@ The trigrams of a text are the sum of those of its words, so they are cut once p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+import Stemmer
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -28,6 +30,11 @@ from onesearch.files import atomic_path
 
 TRIGRAMS = 2**13
 """Hashed; two trigrams of one catalogue seldom meet in one place."""
+
+TERMS = 2 * TRIGRAMS
+"""Places for trigrams, followed by as many for whole words (stemmed)."""
+
+_STEMMER = Stemmer.Stemmer("english")
 
 HALF = 64
 """Dimensions of each half."""
@@ -90,40 +97,46 @@ class RelevanceSpace:
         semantic: NDArray[np.float32],
     ) -> None:
         self.encoder, self.idf, self.lexical, self.semantic = encoder, idf, lexical, semantic
-        self._vectorizer = HashingVectorizer(
+        self._letters = HashingVectorizer(
             analyzer="char_wb", ngram_range=(3, 3), n_features=TRIGRAMS, norm=None, alternate_sign=False
         )
+        self._stems = HashingVectorizer(analyzer=_stems, n_features=TRIGRAMS, norm=None, alternate_sign=False)
 
     @classmethod
     def fit(cls, texts: Sequence[str], encoder: TextEncoder, seed: int = 0) -> RelevanceSpace:
         """Learn both projections from the distinct texts of a catalogue."""
-        space = cls(encoder, np.ones(TRIGRAMS, np.float32), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
-        counts = space._trigrams(texts)
+        space = cls(encoder, np.ones(TERMS, np.float32), np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+        counts = space._terms(texts)
         seen = np.asarray((counts > 0).sum(0)).ravel()
-        space.idf = np.log((1 + len(texts)) / (1 + seen)).astype(np.float32) + 1
+        space.idf = np.where(seen > 0, np.log((1 + len(texts)) / (1 + seen)) + 1, 0).astype(np.float32)
         space.lexical = _leading(space._weighted(counts), seed)
         space.semantic = _leading(encoder.encode(texts), seed)
         return space
 
     def encode(self, texts: Sequence[str]) -> RelevantTexts:
         """The dot product of two texts' vectors is the mean of their lexical and semantic cosines."""
-        counts = self._trigrams(texts)
+        counts = self._terms(texts)
         lexical = normalize(self._weighted(counts) @ self.lexical.T)
         semantic = normalize(self.encoder.encode(texts) @ self.semantic.T)
         vectors = np.hstack([lexical, semantic]).astype(np.float32) * np.float32(np.sqrt(0.5))
-        weights = normalize((counts > 0).multiply(self.idf).tocsr().astype(np.float32), norm="l1")
+        weighed = (counts > 0).multiply(self.idf).tocsr().astype(np.float32)
+        halves = [normalize(half, norm="l1") for half in (weighed[:, :TRIGRAMS], weighed[:, TRIGRAMS:])]
+        weights = normalize(scipy.sparse.hstack(halves, "csr"), norm="l1")
+        weights.eliminate_zeros()
         return RelevantTexts(vectors, weights, _bits(weights))
 
-    def _trigrams(self, texts: Sequence[str]) -> scipy.sparse.csr_matrix:
+    def _terms(self, texts: Sequence[str]) -> scipy.sparse.csr_matrix:
         words: dict[str, int] = {}
         column = [words.setdefault(word, len(words)) for text in texts for word in text.lower().split()]
         row = np.repeat(np.arange(len(texts)), [len(text.split()) for text in texts])
         shape = (len(texts), max(len(words), 1))
         count = scipy.sparse.csr_matrix((np.ones(len(column), np.float32), (row, column)), shape)
-        return count @ self._vectorizer.transform(list(words) or [""]).astype(np.float32)
+        distinct = list(words) or [""]
+        parts = [of.transform(distinct).astype(np.float32) for of in (self._letters, self._stems)]
+        return (count @ scipy.sparse.hstack(parts, "csr")).tocsr()
 
     def _weighted(self, counts: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
-        return normalize(counts.multiply(self.idf).tocsr())
+        return normalize(counts[:, :TRIGRAMS].multiply(self.idf[:TRIGRAMS]).tocsr())
 
     def save(self, folder: Path) -> None:
         """Write `relevance.safetensors`."""
@@ -136,6 +149,15 @@ class RelevanceSpace:
         return cls(encoder, arrays["idf"], arrays["lexical"], arrays["semantic"])
 
 
+def _stems(text: str) -> list[str]:
+    """Stemmed words and numbers.
+
+    >>> _stems("cereals 12.5oz")
+    ['cereal', '12', '5oz']
+    """
+    return _STEMMER.stemWords(re.findall(r"\w+", text))
+
+
 def _leading(matrix: scipy.sparse.csr_matrix | NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """(d, features) the leading right singular vectors, d at most HALF."""
     width = min(HALF, *matrix.shape)
@@ -145,6 +167,6 @@ def _leading(matrix: scipy.sparse.csr_matrix | NDArray[np.float32], seed: int) -
 def _bits(weights: scipy.sparse.csr_matrix) -> NDArray[np.uint8]:
     """(n, TRIGRAMS / 8) uint8, a bit for every stored element."""
     row = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
-    bits = np.zeros((weights.shape[0], TRIGRAMS // 8), np.uint8)
+    bits = np.zeros((weights.shape[0], weights.shape[1] // 8), np.uint8)
     np.bitwise_or.at(bits, (row, weights.indices >> 3), np.left_shift(1, weights.indices & 7).astype(np.uint8))
     return bits

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from onesearch.prefix import PrefixIndex
 
+AHEAD = 2**13
+"""A first code is chosen with a look at so many nodes further down at most."""
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -20,16 +23,22 @@ class Catalogue:
     Attributes:
         log_mass: L tensors (S, M_{d+1}, P), log(1 + count) for S snapshots and P kinds of popularity.
         content: L tensors (M_{d+1}, V), mean vector of the items.
-        trigrams: L tensors (M_{d+1}, T / 8) uint8, one bit for each of T hashed character trigrams, set where any item
+        terms: L tensors (M_{d+1}, T / 8) uint8, one bit for each of T hashed terms, set where any item
             has it.
-        first_trigrams: (T, M_1) float, the bits of the first level unpacked.
+        ahead: d of the nodes that the choice of a first code looks ahead to: the deepest with at most `AHEAD` nodes.
+        ahead_terms: (R + 1, M_{d+1}) float, the bits of these nodes unpacked for the R terms that any of them has.
+        ahead_rows: (T,) int64 row of each term in it; R, a row of zeros, for those that none has.
+        ahead_first: (M_{d+1},) int64 the node of depth 1 above each.
     """
 
     index: PrefixIndex
     log_mass: tuple[Tensor, ...]
     content: tuple[Tensor, ...]
-    trigrams: tuple[Tensor, ...]
-    first_trigrams: Tensor
+    terms: tuple[Tensor, ...]
+    ahead: int
+    ahead_terms: Tensor
+    ahead_rows: Tensor
+    ahead_first: Tensor
 
     @classmethod
     def build(cls, index: PrefixIndex, counts: Sequence[Tensor], vectors: Tensor, bits: Tensor) -> Catalogue:
@@ -41,9 +50,15 @@ class Catalogue:
         masses = [index.mass(one) for one in counts]
         below = index.mass(torch.ones(len(index), dtype=torch.int64))
         ordered = bits[index.items].numpy()
-        trigrams = tuple(
+        terms = tuple(
             torch.from_numpy(np.bitwise_or.reduceat(ordered, edges[:-1].numpy())) for edges in index.below[1:]
         )
+        ahead = max(depth for depth, bit in enumerate(terms) if depth == 0 or len(bit) <= AHEAD)
+        bits_ahead = np.unpackbits(terms[ahead].numpy(), axis=1, bitorder="little").T
+        known = np.flatnonzero(bits_ahead.any(1))
+        rows = np.full(len(bits_ahead), len(known), np.int64)
+        rows[known] = np.arange(len(known))
+        first = torch.searchsorted(index.below[1], index.below[ahead + 1][:-1], right=True) - 1
         return cls(
             index=index,
             log_mass=tuple(torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True)),
@@ -51,9 +66,17 @@ class Catalogue:
                 (total / count).T.float().contiguous()
                 for total, count in zip(index.mass(vectors.T), below, strict=True)
             ),
-            trigrams=trigrams,
-            first_trigrams=torch.from_numpy(np.unpackbits(trigrams[0].numpy(), axis=1, bitorder="little")).T.float(),
+            terms=terms,
+            ahead=ahead,
+            ahead_terms=F.pad(torch.from_numpy(bits_ahead[known]).float(), (0, 0, 0, 1)),
+            ahead_rows=torch.from_numpy(rows),
+            ahead_first=first,
         )
+
+    @property
+    def log_mass_ahead(self) -> tuple[Tensor, ...]:
+        """P tensors (S, M_{ahead+1}): `log_mass` of the nodes that the first choice looks ahead to."""
+        return self.log_mass[self.ahead].unbind(-1)
 
     def to(self, device: torch.device | str) -> Catalogue:
         """The same catalogue on another device."""
@@ -61,27 +84,32 @@ class Catalogue:
             self.index.to(device),
             tuple(t.to(device) for t in self.log_mass),
             tuple(t.to(device) for t in self.content),
-            tuple(t.to(device) for t in self.trigrams),
-            self.first_trigrams.to(device),
+            tuple(t.to(device) for t in self.terms),
+            self.ahead,
+            self.ahead_terms.to(device),
+            self.ahead_rows.to(device),
+            self.ahead_first.to(device),
         )
 
-    def covered(self, depth: int, child: Tensor, valid: Tensor, trigrams: Tensor, weights: Tensor) -> Tensor:
+    def covered(self, depth: int, child: Tensor, valid: Tensor, terms: Tensor, weights: Tensor) -> Tensor:
         """How much of the query's trigram weight some item below each child has: an upper bound for every one of them.
 
         Args:
             child, valid: (B, K, C) as `PrefixIndex.children` returns them for prefixes of this depth.
-            trigrams, weights: (B, G) the query's trigrams and their weights; 0 weight pads.
+            terms, weights: (B, G) the query's terms and their weights; 0 weight pads.
 
         Returns:
             (B, K, C) from 0 to 1, 0 in empty places.
         """
-        if depth == 0:  # all prefixes have the same children: one weighted sum of columns a request
-            bound = F.embedding_bag(trigrams, self.first_trigrams, per_sample_weights=weights, mode="sum")
-            return bound.unsqueeze(1).expand(child.shape)
         request, beam, place = valid.nonzero(as_tuple=True)
-        asked = trigrams[request]
-        byte = self.trigrams[depth][child[request, beam, place].unsqueeze(-1), asked >> 3]
+        asked = terms[request]
+        byte = self.terms[depth][child[request, beam, place].unsqueeze(-1), asked >> 3]
         bit = (byte >> (asked & 7).to(torch.uint8)) & 1
         bound = torch.zeros(child.shape, dtype=weights.dtype, device=child.device)
         bound[request, beam, place] = (weights[request] * bit).sum(-1)
         return bound
+
+    def covered_ahead(self, terms: Tensor, weights: Tensor) -> Tensor:
+        """(B, M_{ahead+1}) the same of every node that the first choice looks ahead to."""
+        rows = self.ahead_rows[terms]
+        return F.embedding_bag(rows, self.ahead_terms, per_sample_weights=weights, mode="sum")

@@ -9,12 +9,15 @@ Five sources meet in the logit of a child c of a prefix p (the composition is ou
 - the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
 - the content below c: (A state + B query vector) . mean vector of the items below c, in the relevance space, so that a
   prefix is understood before it has been seen often, and a new item from the first day;
-- spelling: how many of the query's character trigrams any item below c has (`Catalogue.covered`), weighed by the
-  decoder state; what embeddings blur (a size, a number) stays sharp, and a typing error costs a few trigrams only;
+- spelling: how many of the query's terms (words and their trigrams) any item below c has (`Catalogue.covered`), as a
+  share of what the best item has, weighed by the decoder state; what embeddings blur (a size, a number) stays sharp,
+  and a typing error costs a word and a few trigrams only;
 - a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come
   from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
-- a copy path (pointer networks, 1506.03134): every history slot that continues p with c adds its own unnormalised
-  probability exp(a_slot), so a repeated purchase need not be spelt from memory.
+- a copy path (pointer networks, 1506.03134): to the probability that the four above give, every history slot that
+  continues p with c adds its own weight exp(a_slot), so a repeated purchase need not be spelt from memory.
+Content, spelling and prior are sums over very different items at the first code. So there they are weighed at nodes
+further down (`Catalogue.ahead`), and a first code gets the log of what its nodes sum up to.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ COSINE_SCALE = 5.0
 """What the cosine of query and content counts at the beginning of training."""
 
 SPELLING_POWERS = (1, 4, 16)
-"""Powers of the coverage that are weighed: the higher ones tell a full match from a good one."""
+"""Powers of the coverage that are weighed, each the fourth of the one before; high ones tell a full match."""
+
+LEAST_COVERED = 0.1
+"""A query of which no item has this share is compared with it."""
 
 FAINT = 1e-30
 """Added where no history slot continues a prefix, so that a logarithm and its gradient stay finite."""
@@ -52,9 +58,9 @@ class GeneratorConfig(PreTrainedConfig):
         backbone: any encoder-decoder configuration; its vocabulary is replaced by text pieces followed by SID tokens.
         text_vocabulary: number of text pieces; id `begin_token` begins an answer.
         level_sizes: codes per level.
-        history_features: numbers that describe a history slot.
+        history_features: numbers that describe a history slot, besides how well it fits the query.
         content: width of the query's and items' vectors (0 switches the content path off).
-        spelling: whether the query's trigrams are looked up below each prefix.
+        spelling: whether the query's terms are looked up below each prefix.
         priors: popularity counts that the prior is given (0 switches it off).
         copy: whether history slots add their own probability.
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
@@ -94,7 +100,9 @@ class Context:
     Attributes:
         states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
         slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
-        query_vector: (B, V). trigrams, trigram_weights: (B, G). snapshot: (B,) popularity snapshot.
+        query_vector: (B, V). snapshot: (B,) popularity snapshot.
+        terms, term_weights: (B, G), the weights scaled so that the best item's coverage is 1.
+        covered_ahead: (B, A) coverage of the nodes that the first choice looks ahead to, scaled alike.
     """
 
     states: Tensor
@@ -103,8 +111,9 @@ class Context:
     copy_keys: Tensor
     copy_bias: Tensor
     query_vector: Tensor
-    trigrams: Tensor
-    trigram_weights: Tensor
+    terms: Tensor
+    term_weights: Tensor
+    covered_ahead: Tensor
     snapshot: Tensor
     cache: EncoderDecoderCache
 
@@ -130,11 +139,11 @@ class Generator(PreTrainedModel):
         width, levels = backbone.hidden_size, len(config.level_sizes)
         self.level_start = [config.text_vocabulary + sum(config.level_sizes[:level]) for level in range(levels)]
         self.slot_features = nn.Sequential(
-            nn.Linear(config.history_features, width), nn.GELU(), nn.Linear(width, width)
+            nn.Linear(config.history_features + 2, width), nn.GELU(), nn.Linear(width, width)
         )
         self.copy_query = nn.Linear(width, width * levels, bias=False)
         self.copy_key = nn.Linear(width, width, bias=False)
-        self.copy_features = nn.Sequential(nn.Linear(config.history_features, 32), nn.GELU(), nn.Linear(32, levels))
+        self.copy_features = nn.Sequential(nn.Linear(config.history_features + 2, 32), nn.GELU(), nn.Linear(32, levels))
         self.prior_gate = nn.Linear(width, max(config.priors, 1) * levels)
         self.query_position = nn.Linear(config.content, width) if config.content else None
         self.content_state = nn.Linear(width, config.content * levels, bias=False) if config.content else None
@@ -176,9 +185,10 @@ class Generator(PreTrainedModel):
         query_mask: Tensor,
         slot_codes: Tensor,
         slot_features: Tensor,
+        slot_coverage: Tensor,
         query_vector: Tensor,
-        trigrams: Tensor,
-        trigram_weights: Tensor,
+        terms: Tensor,
+        term_weights: Tensor,
         snapshot: Tensor,
     ) -> Context:
         """Encode B requests.
@@ -186,14 +196,19 @@ class Generator(PreTrainedModel):
         Args:
             query_ids, query_mask: (B, T) int64 and bool.
             slot_codes: (B, H, L) int64, -1 in empty slots, which come last. slot_features: (B, H, F) float.
-            query_vector: (B, V) float. trigrams, trigram_weights: (B, G) int64 and float, weight 0 pads.
+            slot_coverage: (B, H) float share of the query's terms that each slot's item has.
+            query_vector: (B, V) float. terms, term_weights: (B, G) int64 and float, weight 0 pads.
             snapshot: (B,) int64.
         """
-        if self.catalogue is not None and self.catalogue.first_trigrams.device != self.device:
+        if self.catalogue is not None and self.catalogue.ahead_rows.device != self.device:
             self.bind(self.catalogue)
         embed = self.backbone.get_input_embeddings()
         filled = slot_codes[..., 0] >= 0
         starts = torch.tensor(self.level_start, device=slot_codes.device)
+        ahead = self.bound.covered_ahead(terms, term_weights)
+        best = ahead.amax(-1, keepdim=True).clamp(min=LEAST_COVERED)
+        fit = slot_coverage / best
+        slot_features = torch.cat([slot_features, fit.unsqueeze(-1), fit.square().square().unsqueeze(-1)], -1)
         slots = embed(slot_codes.clamp(min=0) + starts).sum(-2) + self.slot_features(slot_features)
         # Each request in one piece, empty places last: where its words stand must not depend on its batch.
         parts, places = [slots, embed(query_ids)], [filled, query_mask]
@@ -213,8 +228,9 @@ class Generator(PreTrainedModel):
             copy_keys=self.copy_key(states[:, : slot_codes.shape[1]]),
             copy_bias=bias,
             query_vector=query_vector,
-            trigrams=trigrams,
-            trigram_weights=trigram_weights,
+            terms=terms,
+            term_weights=term_weights / best,
+            covered_ahead=ahead / best,
             snapshot=snapshot,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )
@@ -270,31 +286,66 @@ class Generator(PreTrainedModel):
         first, size = self.level_start[depth], self.config.level_sizes[depth]
         table = self.backbone.get_input_embeddings().weight[first : first + size]
         logit = (hidden @ table.T).gather(-1, code)
+        if depth == 0:
+            logit = logit + self._ahead(context, hidden[:, 0]).unsqueeze(1)
+            return logit, child, code
+        wanted, spelling, prior = self._gates(context, depth, hidden)
+        if wanted is not None:
+            logit = logit + torch.einsum("bkv,bkcv->bkc", wanted, self.bound.content[depth][child])
+        if spelling is not None:
+            covered = self.bound.covered(depth, child, valid, context.terms, context.term_weights)
+            powers = torch.stack(_powers(covered), -1)
+            logit = logit + torch.einsum("bkcp,bkp->bkc", powers, spelling)
+        if prior is not None:
+            mass = self.bound.log_mass[depth][context.snapshot[:, None, None], child]
+            logit = logit + torch.einsum("bkcp,bkp->bkc", mass, prior)
+        return logit.masked_fill(~valid, -torch.inf), child, code
+
+    def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor | None, ...]:
+        """What weighs content (B, K, V), powers of the coverage (B, K, 3) and priors (B, K, P) at this depth."""
+        levels = len(self.config.level_sizes)
+        wanted = spelling = prior = None
         if self.content_state is not None and self.content_query is not None:
             part = slice(depth * self.config.content, (depth + 1) * self.config.content)
             wanted = F.linear(hidden, self.content_state.weight[part])
             wanted = wanted + F.linear(context.query_vector, self.content_query.weight[part]).unsqueeze(1)
-            if depth == 0:  # all prefixes have the same children: one product instead of a copy per request
-                logit = logit + wanted @ self.bound.content[0].T
-            else:
-                logit = logit + torch.einsum("bkv,bkcv->bkc", wanted, self.bound.content[depth][child])
         if self.spelling_gate is not None:
-            covered = self.bound.covered(depth, child, valid, context.trigrams, context.trigram_weights)
-            gate = self.spelling_gate(hidden).unflatten(-1, (len(self.config.level_sizes), -1))[:, :, depth]
-            powers = torch.stack([covered**power for power in SPELLING_POWERS], -1)
-            logit = logit + torch.einsum("bkcp,bkp->bkc", powers, gate)
+            spelling = self.spelling_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
         if self.config.priors:
-            gate = self.prior_gate(hidden).unflatten(-1, (len(self.config.level_sizes), -1))[:, :, depth]
-            prior = self.bound.log_mass[depth][context.snapshot[:, None, None], child]
-            logit = logit + torch.einsum("bkcp,bkp->bkc", prior, gate)
-        return logit.masked_fill(~valid, -torch.inf), child, code
+            prior = self.prior_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
+        return wanted, spelling, prior
+
+    def _ahead(self, context: Context, hidden: Tensor) -> Tensor:
+        """(B, M_1) what the first codes gain from the nodes of depth `ahead + 1` below them: the log of the summed
+        exp(content + spelling + prior) of these nodes, so that one good item far down is seen from the start.
+
+        Args:
+            hidden: (B, D) decoder states before the first code.
+        """
+        catalogue = self.bound
+        wanted, spelling, prior = self._gates(context, 0, hidden.unsqueeze(1))
+        score = torch.zeros(len(hidden), len(catalogue.ahead_first), dtype=hidden.dtype, device=hidden.device)
+        if wanted is not None:
+            score = wanted[:, 0] @ catalogue.content[catalogue.ahead].T
+        if spelling is not None:
+            for number, power in enumerate(_powers(context.covered_ahead)):
+                score = torch.addcmul(score, power, spelling[:, :, number])
+        if prior is not None:
+            for kind, mass in enumerate(catalogue.log_mass_ahead):
+                score = torch.addcmul(score, mass[context.snapshot], prior[:, :, kind])
+        top = score.detach().amax(-1, keepdim=True)
+        summed = torch.zeros(len(score), len(catalogue.content[0]), dtype=score.dtype, device=score.device)
+        return (summed.index_add(1, catalogue.ahead_first, (score - top).exp()) + FAINT).log() + top
 
     def _with_copies(
         self, logit: Tensor, code: Tensor, context: Context, depth: int, hidden: Tensor, following: Tensor
     ) -> Tensor:
-        """log(exp(logit) + sum over the history slots that continue the prefix with this code of exp(a)): (B, K, C)."""
+        """(B, K, C) log(softmax(logit) + sum of exp(a) over the history slots that continue the prefix with this code).
+
+        The weights a slot adds are odds against everything the rest of the model would say, whatever its logits.
+        """
         copied = self._copied(context, depth, hidden, following, self.config.level_sizes[depth])
-        return torch.logaddexp(logit, copied.gather(-1, code)).masked_fill(logit.isneginf(), -torch.inf)
+        return torch.logaddexp(logit.log_softmax(-1), copied.gather(-1, code)).masked_fill(logit.isneginf(), -torch.inf)
 
     def _copied(self, context: Context, depth: int, hidden: Tensor, following: Tensor, size: int) -> Tensor:
         """(B, K, size) log of the summed exp(a) of the history slots that continue each prefix with each code."""
@@ -313,15 +364,16 @@ class Generator(PreTrainedModel):
         query_mask: Tensor,
         slot_codes: Tensor,
         slot_features: Tensor,
+        slot_coverage: Tensor,
         query_vector: Tensor,
-        trigrams: Tensor,
-        trigram_weights: Tensor,
+        terms: Tensor,
+        term_weights: Tensor,
         snapshot: Tensor,
         labels: Tensor,
     ) -> GeneratorOutput:
         """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss."""
         context = self.read(
-            query_ids, query_mask, slot_codes, slot_features, query_vector, trigrams, trigram_weights, snapshot
+            query_ids, query_mask, slot_codes, slot_features, slot_coverage, query_vector, terms, term_weights, snapshot
         )
         hidden = self.hidden(context, labels[:, None, :-1])
         path = self.bound.index.nodes(labels)
@@ -345,6 +397,14 @@ class Generator(PreTrainedModel):
             loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
             return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())
         return GeneratorOutput(loss=loss, log_prob=log_prob.detach())
+
+
+def _powers(covered: Tensor) -> list[Tensor]:
+    """The `SPELLING_POWERS` of a coverage."""
+    powers = [covered]
+    while len(powers) < len(SPELLING_POWERS):
+        powers.append(powers[-1].square().square())  # several times as fast as a power
+    return powers
 
 
 AutoConfig.register(GeneratorConfig.model_type, GeneratorConfig)

@@ -104,14 +104,16 @@ def test_coverage_of_a_prefix_is_that_of_all_its_items_together(shop: Corpus, bu
     every = np.arange(len(builder.codes))
     for row in range(len(requests)):
         own = queries.covered(np.full_like(every, row), builder.selector.texts, every)
-        trigrams, weights = inputs["trigrams"][row : row + 1], inputs["trigram_weights"][row : row + 1]
+        terms, weights = inputs["terms"][row : row + 1], inputs["term_weights"][row : row + 1]
         before = np.ones(len(every))
         for depth, nodes in enumerate(path):
             parent = path[depth - 1] if depth else torch.zeros_like(nodes)
             child, _, valid = catalogue.index.children(depth, parent[None])
-            covered = catalogue.covered(depth, child, valid, trigrams, weights)[0]
+            covered = catalogue.covered(depth, child, valid, terms, weights)[0]
             place = (child[0] == nodes[:, None]).int().argmax(-1, keepdim=True)
             bound = covered.gather(-1, place)[:, 0].numpy()
             assert (bound <= before + 1e-5).all() and (bound >= own - 1e-5).all()
             before = bound
         np.testing.assert_allclose(before, own, atol=1e-5)
+        ahead = catalogue.covered_ahead(terms, weights)[0, path[catalogue.ahead]]
+        np.testing.assert_allclose(ahead, own, atol=1e-5)  # few items: the first choice looks down to each of them

@@ -66,7 +66,7 @@ def test_word_order_and_case_do_not_matter_to_letters(space: RelevanceSpace) -> 
 
 def test_coverage_is_the_share_of_the_query_that_the_item_has(space: RelevanceSpace) -> None:
     items = space.encode(["cold cereal acme", "dish potato"])
-    queries = ["cereal", "CEREAL acme cold", "cerael", "cereal potato", "", "coffee"]
+    queries = ["cereal", "CEREAL acme cold", "cerael", "cereal potato", "", "coffee", "dosh"]
 
     def covered(item: int) -> dict[str, float]:
         rows = np.arange(len(queries))
@@ -76,7 +76,8 @@ def test_coverage_is_the_share_of_the_query_that_the_item_has(space: RelevanceSp
 
     cereal, potato = covered(0), covered(1)
     assert cereal["cereal"] == pytest.approx(1) and cereal["CEREAL acme cold"] == pytest.approx(1)
-    assert 0.1 < cereal["cerael"] < 0.9, "some trigrams of a misspelt word"
+    assert cereal["cerael"] == pytest.approx(1) and potato["cerael"] == 0, "what no item has counts for nothing"
+    assert 0.1 < potato["dosh"] < 0.9, "it shares trigrams with dish and with dog"
     assert cereal["cereal potato"] + potato["cereal potato"] == pytest.approx(1, abs=0.05)
     assert cereal[""] == potato[""] == 0
     assert cereal["coffee"] < 0.2 and potato["cereal"] == 0

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import faiss
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from quantizers import ResidualKMeans, load_quantizer, reconstruction_error
+from quantizers.balance import capacity_of
 from quantizers.residual_kmeans import POINTS_PER_CENTROID
 
 
@@ -150,3 +152,126 @@ def test_a_damaged_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x08")
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_quantizer(tmp_path)
+
+
+KHQE = {"tail": (16, 16), "balance": "last"}
+
+
+@pytest.mark.parametrize("balance", ["last", "all"])
+@pytest.mark.parametrize("slack", [1.0, 1.1])
+def test_a_whole_catalogue_is_assigned_within_capacities(balance: str, slack: float) -> None:
+    x = vectors(5000)
+    quantizer = ResidualKMeans((8, 8, 16), tail=(8, 8), balance=balance, slack=slack).fit(x)
+    alone, together = quantizer.encode(x), quantizer.assign(x)
+    for level, size in enumerate((8, 8, 16)):
+        most = np.bincount(together[:, level]).max()
+        if balance == "all" or level == 2:
+            assert most <= capacity_of(5000, size, slack)
+            assert np.bincount(alone[:, level]).max() < 1.3 * most  # prices do most of it
+    errors = [reconstruction_error(x, quantizer.decode(codes)) for codes in (alone, together)]
+    assert errors[1] < 1.25 * errors[0]
+    np.testing.assert_array_equal(together, quantizer.assign(x))
+    if balance == "last":
+        np.testing.assert_array_equal(together[:, :2], alone[:, :2])
+        stay = together[:, 2] == alone[:, 2]
+        assert stay.mean() > 0.9
+        np.testing.assert_array_equal(together[stay], alone[stay])
+
+
+def test_without_capacities_assigning_is_encoding() -> None:
+    x = vectors(600)
+    quantizer = ResidualKMeans((8, 8)).fit(x)
+    np.testing.assert_array_equal(quantizer.assign(x), quantizer.encode(x))
+
+
+def test_a_vector_is_coded_alone_as_among_others() -> None:
+    x = vectors(2000)
+    quantizer = ResidualKMeans((16, 16, 16), **KHQE).fit(x)
+    codes = quantizer.encode(x)
+    assert codes.shape == (2000, 5)
+    assert quantizer.level_sizes == (16, 16, 16, 16, 16)
+    for row in (0, 7, 1999):
+        np.testing.assert_array_equal(quantizer.encode(x[row : row + 1]), codes[row : row + 1])
+
+
+@pytest.mark.parametrize("balance", ["none", "last", "all", "per_prefix", "per_code"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_every_kind_is_saved_and_loaded(tmp_path: Path, balance: str, normalize: bool) -> None:
+    x = vectors(800)
+    quantizer = ResidualKMeans((8, 8), normalize, tail=(4, 4, 4), balance=balance, slack=1.3).fit(x)
+    quantizer.save_pretrained(tmp_path)
+    loaded = load_quantizer(tmp_path)
+    assert isinstance(loaded, ResidualKMeans)
+    assert (loaded.tail, loaded.balance, loaded.slack) == ((4, 4, 4), balance, 1.3)
+    np.testing.assert_array_equal(loaded.assign(x), quantizer.assign(x))
+    codes = quantizer.encode(x)
+    np.testing.assert_array_equal(loaded.decode(codes), quantizer.decode(codes))
+    lost = [reconstruction_error(x, loaded.decode(codes[:, :levels])) for levels in (1, 2, 5)]
+    assert lost[0] > lost[1] > lost[2]
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
+def test_a_flipped_bit_is_told(tmp_path: Path, place: float) -> None:
+    ResidualKMeans((64,)).fit(vectors(200)).save_pretrained(tmp_path)
+    damaged = bytearray((tmp_path / "model.safetensors").read_bytes())
+    damaged[int(place * len(damaged))] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"damaged, or not of this config\.json"):
+        load_quantizer(tmp_path)
+
+
+def test_files_of_another_version_are_told(tmp_path: Path) -> None:
+    ResidualKMeans((4,)).fit(vectors(30)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"format": 99}, {"format": None}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ValueError, match=r"its format is .* fit and save the quantizer again"):
+            load_quantizer(tmp_path)
+    del config["format"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="its format is none"):
+        load_quantizer(tmp_path)
+
+
+def test_one_vector_alone_is_decoded_exactly() -> None:
+    x = vectors(1)
+    for balance in ("none", "last", "all", "per_prefix", "per_code"):
+        quantizer = ResidualKMeans((4, 4), tail=(4, 4), balance=balance).fit(x)
+        assert quantizer.encode(x).tolist() == [[0, 0, 0, 0]]
+        assert quantizer.assign(x).tolist() == [[0, 0, 0, 0]]
+        np.testing.assert_allclose(quantizer.decode(quantizer.encode(x)), x, atol=1e-6)
+
+
+def test_a_level_half_unused_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    ResidualKMeans((4, 16)).fit(np.repeat(vectors(6), 50, axis=0))
+    assert [record.getMessage().split(" of its")[0] for record in caplog.records] == ["level 1 uses 6"]
+    caplog.clear()
+    ResidualKMeans((4, 4)).fit(vectors(500))
+    assert not caplog.records
+
+
+def test_settings_that_make_no_sense() -> None:
+    for told, settings_ in {
+        "tail must be equal": {"tail": (4, 8)},
+        "balance must be one of": {"balance": "some"},
+        "slack must be 1 or more": {"slack": 0.9},
+        "needs two levels": {"level_sizes": (8,), "balance": "per_code"},
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            ResidualKMeans(**{"level_sizes": (8, 8), **settings_})
+
+
+def test_memory_does_not_grow_with_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantizers.residual_kmeans.SAMPLE_NUMBERS", 1 << 17)
+    peaks = []
+    for rows in (30_000, 240_000):
+        mapped = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (rows, 32))
+        for start in range(0, rows, 10_000):
+            mapped[start : start + 10_000] = vectors(10_000, width=32, seed=start)
+        quantizer = ResidualKMeans((64, 64), tail=(16, 16), balance="last", iterations=2)
+        tracemalloc.start()
+        codes = quantizer.fit(mapped).encode(mapped)
+        peaks.append(tracemalloc.get_traced_memory()[1] - codes.nbytes - 8 * rows)  # the answer; drawing the sample
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1_000_000
+    assert peaks[1] < mapped.nbytes / 3

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogues import CONTENT, TRIGRAMS, batch, code_log_prob, random_batch, random_codes, random_generator
+from catalogues import CONTENT, TERMS, batch, code_log_prob, random_batch, random_codes, random_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -135,35 +135,37 @@ def test_history_popularity_content_and_spelling_by_hand(family: str) -> None:
         torch.nn.init.zeros_(parameter)
     request = random_batch(np.random.default_rng(0), codes, 1)[0]
     request |= {"slot_codes": torch.tensor([[[0, 1]]]), "slot_features": torch.zeros(1, 1, 5)}
+    request["slot_coverage"] = torch.zeros(1, 1)
     counts, vectors = torch.tensor([3.0, 0.0, 8.0]).expand(3, 3), torch.zeros(3, CONTENT)
     vectors[:, 0] = torch.tensor([2.0, 4.0, 6.0]).log()
-    bits = torch.zeros(3, TRIGRAMS // 8, dtype=torch.uint8)
-    bits[:, 1] = torch.tensor([0b01, 0b10, 0b10])  # trigrams 8 and 9
+    bits = torch.zeros(3, TERMS // 8, dtype=torch.uint8)
+    bits[:, 1] = torch.tensor([0b01, 0b10, 0b10])  # terms 8 and 9
     model.bind(Catalogue.build(PrefixIndex.build(codes), [counts, counts], vectors, bits))
 
     def scored() -> torch.Tensor:
         return code_log_prob(model, request, codes)[0].exp()
 
     model.copy_features[-1].bias.data = torch.tensor([1.0, 3.0]).log()
-    # each child has exp(0), and the purchase (0, 1) adds 1 to code 0 and, below it, 3 to code 1
-    torch.testing.assert_close(scored(), torch.tensor([[2 / 3, 1 / 5], [2 / 3, 4 / 5], [1 / 3, 1.0]]))
+    # every item has its equal share of 1, and the purchase (0, 1) adds 1 to code 0 and, below it, 3 to code 1
+    torch.testing.assert_close(scored(), torch.tensor([[5 / 6, 1 / 8], [5 / 6, 7 / 8], [1 / 6, 1.0]]))
 
     torch.nn.init.constant_(model.prior_gate.bias, 0.5)  # both priors with half their weight
-    # exp(log(1 + 3)) = 4 and 9 at the root, 4 and 1 below code 0; the purchase adds 1 and 3
-    torch.testing.assert_close(scored(), torch.tensor([[5 / 14, 4 / 8], [5 / 14, 4 / 8], [9 / 14, 1.0]]))
+    # exp(log(1 + 3)) = 4 to 1 below code 0, so 5 to 9 at the root, as shares of 1; the purchase adds 1 and 3
+    torch.testing.assert_close(scored(), torch.tensor([[19 / 28, 1 / 5], [19 / 28, 4 / 5], [9 / 28, 1.0]]))
     torch.nn.init.zeros_(model.prior_gate.bias)
 
     assert model.content_query is not None
     model.content_query.weight.data[:, 0] = torch.eye(CONTENT)[0].repeat(2)  # the product of the first components
     request["query_vector"] = torch.eye(CONTENT)[:1]
-    # at the root exp((log 2 + log 4) / 2) = sqrt(8) and 6, below code 0 they are 2 and 4; the purchase adds 1 and 3
-    root = torch.tensor([8**0.5 + 1, 8**0.5 + 1, 6.0]) / (8**0.5 + 7)
-    torch.testing.assert_close(scored(), torch.stack([root, torch.tensor([2 / 9, 7 / 9, 1.0])], -1))
+    # 2 to 4 below code 0, so 6 to 6 at the root; the purchase adds 1 and 3
+    torch.testing.assert_close(scored(), torch.tensor([[3 / 4, 1 / 12], [3 / 4, 11 / 12], [1 / 4, 1.0]]))
     torch.nn.init.zeros_(model.content_query.weight)
 
     assert model.spelling_gate is not None
     model.spelling_gate.bias.data[::3] = np.log(16)  # the first power of each level
-    request |= {"trigrams": torch.tensor([[8, 9]]), "trigram_weights": torch.tensor([[0.25, 0.75]])}
-    # code 0 covers both trigrams, code 1 three quarters: 16 and 8; below code 0 a quarter and three quarters: 2 and 8
-    expected = [[17 / 25, 2 / 13], [17 / 25, 11 / 13], [8 / 25, 1.0]]
+    request |= {"terms": torch.tensor([[8, 9]]), "term_weights": torch.tensor([[0.25, 0.75]])}
+    # the best items cover three quarters, the first item a third of that; the purchase adds 1 and 3
+    third = 16 ** (1 / 3)
+    root, first = (third + 16) / (third + 32), third / (third + 16)
+    expected = [[(root + 1) / 2, first / 4], [(root + 1) / 2, (4 - first) / 4], [(1 - root) / 2, 1.0]]
     torch.testing.assert_close(scored(), torch.tensor(expected))

@@ -1,0 +1,264 @@
+"""From a run's vectors to semantic IDs of its items, and from a query to the semantic ID it would have.
+
+OneSearch (https://arxiv.org/abs/2509.03236) fits its codebooks on queries and items together, and a query has a
+semantic ID like an item (`queries` of `Method`). Ours: codebooks see each distinct vector once, and at most as many
+queries as items, the most frequent ones, since spellings nobody repeats would fill the codebooks; a last level of ranks
+makes the semantic IDs of items unique (`quantizers/uniqueness.py`), which a query does not have; and what several views
+of a product are where only texts are known: its own text and the searches that most often led to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onesearch.corpus import TRAIN, Corpus, make_split
+from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.embed import behaviour_vectors
+from onesearch.embed.keywords import Keywords, item_keyword_texts
+from onesearch.embed.recipe import BOUGHT, Recipe, run_alignment
+from onesearch.errors import UserError
+from onesearch.files import atomic_path, read_json, write_json
+from onesearch.methods import Method, find_method
+from onesearch.run import Run, stamps
+from onesearch.sid import SidTable, sid_token
+from quantizers.metrics import independent_coding_rate, reconstruction_error
+from quantizers.quantizer import Quantizer, load_quantizer
+from quantizers.uniqueness import append_rank_level
+
+SEARCHES: Final = 3
+"""At most so many searches are views of a product: its own text must stay a good part of their mean."""
+_ROWS: Final = 16_384
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a method.
+
+    Attributes:
+        quantizer: fitted.
+        codes: (N, L) learned codes of the items.
+        vectors: (N, D) what they stand for.
+        recipe: of the vectors; None where they are of pictures.
+    """
+
+    quantizer: Quantizer
+    codes: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+    recipe: Recipe | None
+
+
+def make_semantic_ids(run: Run) -> None:
+    """Quantize the items of a run and write `sid/`: table, quantizer, recipe of the vectors, usage.
+
+    Raises:
+        UserError: something that the method needs is not there, or the vectors or the sizes of levels do not do.
+    """
+    method, corpus = find_method(run.settings), Corpus.load(run.folder / "corpus")
+    split = make_split(corpus, run.settings.split)
+    fitted = fit_method(run, method, corpus, split)
+    popularity = np.bincount(corpus.item[split == TRAIN], minlength=len(corpus.items))
+    by_popularity = np.argsort(np.argsort(-popularity, kind="stable"), kind="stable").astype(np.int32)
+    codes, sizes = fitted.codes, tuple(fitted.quantizer.level_sizes)
+    if method.last_level is not None:
+        with _told("last_level"):
+            codes = append_rank_level(codes, by_popularity, method.last_level)
+        sizes = (*sizes, method.last_level)
+    folder = run.folder / "sid"
+    SidTable(corpus.items["item_id"], codes, sizes, by_popularity).after(folder).save(folder)
+    with atomic_path(folder / "quantizer") as path:
+        fitted.quantizer.save_pretrained(path)
+    with atomic_path(folder / "recipe") as path:
+        path.mkdir()
+        write_json(path / "method.json", asdict(method))
+        if fitted.recipe is not None:
+            fitted.recipe.save(path)
+    _write_usage(folder / "usage.json", fitted, codes, sizes)
+
+
+def query_semantic_id(run_folder: Path, query: str) -> dict[str, Any]:
+    """The semantic ID of a query: `query`, `sid` as text, `codes`, and the `keywords` that were found in it.
+
+    Raises:
+        UserError: there are no semantic IDs yet, they are of pictures, or the query is blank.
+    """
+    if not query.strip():
+        raise UserError("a blank query has no semantic ID", place="--query", remedy='--query "cold cereal"')
+    folder = run_folder / "sid"
+    if not (folder / "quantizer").exists():
+        raise UserError("no semantic IDs here yet", place=folder, remedy=f"run `onesearch quantize --run {run_folder}`")
+    about = folder / "recipe/method.json"
+    if about.exists() and read_json(about)["views"] == "pictures":
+        remedy = "use `views: searches` or another method"
+        raise UserError("these semantic IDs are of pictures, a query is a text", place=folder, remedy=remedy)
+    recipe = Recipe.load(folder / "recipe")
+    with _told(folder / "quantizer", "run `onesearch quantize` again"):
+        codes = load_quantizer(folder / "quantizer").encode(recipe.of_queries([query]))[0].tolist()
+    sid = "".join(sid_token(level, code) for level, code in enumerate(codes))
+    answer: dict[str, Any] = {"query": query, "sid": sid, "codes": codes}
+    if recipe.keywords is not None:
+        answer["keywords"] = [recipe.keywords.texts[number] for number in recipe.keywords.find([query]).keyword]
+    return answer
+
+
+def method_inputs(run: Run) -> dict[str, Any]:
+    """What semantic IDs depend on besides the run's settings and vectors: the method as decided, and the alignment."""
+    method, alignment = find_method(run.settings), run.folder / "models/align"
+    aligned = {"align": stamps(alignment)} if method.align and alignment.exists() else {}
+    return {"method": asdict(method), **aligned}
+
+
+def fit_method(run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8]) -> Fitted:
+    """Fit a method's quantizer on the vectors of a run, and encode its items.
+
+    Raises:
+        UserError: something that the method needs is not there, or the vectors do not do.
+    """
+    quantizer: Any = method.quantizer()
+    if method.views == "pictures":
+        vectors, views, product = _pictures(run, corpus)
+        _learn(quantizer, method, views, product, _categories(corpus)[product])
+        return Fitted(quantizer, quantizer.encode_products(views, product), vectors, None)
+    recipe = Recipe(
+        run.settings.encoder,
+        run_alignment(run.folder, run.settings.encoder) if method.align else None,
+        Keywords.of(corpus) if method.keywords else None,
+        method.behaviour,
+    )
+    vectors = _item_vectors(run, recipe, corpus, split)
+    if method.views == "searches":
+        query, item = _searches(corpus, split)
+        asked, place = np.unique(query, return_inverse=True)
+        views = np.concatenate([vectors, recipe.of_queries([corpus.queries[q] for q in asked])[place]])
+        product = np.concatenate([np.arange(len(vectors)), item])
+        _learn(quantizer, method, views, product, _categories(corpus)[product])
+        return Fitted(quantizer, quantizer.encode_products(views, product), vectors, recipe)
+    distinct = np.unique(vectors, axis=0)  # a text that many items share counts once
+    if method.queries:
+        frequent = most_asked(corpus.query[(split == TRAIN) & (corpus.query >= 0)], len(distinct))
+        queries = recipe.of_queries([corpus.queries[q] for q in frequent])
+        distinct = np.unique(np.concatenate([distinct, queries]), axis=0)
+    _learn(quantizer, method, distinct)
+    # `assign` holds the capacities of balanced levels, which only a whole catalogue has
+    balanced = method.arguments.get("balance") in ("last", "all")
+    return Fitted(quantizer, quantizer.assign(vectors) if balanced else quantizer.encode(vectors), vectors, recipe)
+
+
+def most_asked(query: NDArray[np.int32], most: int) -> NDArray[np.int32]:
+    """(E,) queries of events -> the distinct ones, the most frequent first, at most `most`.
+
+    >>> most_asked(np.array([4, 7, 7, 2, 2, 9], np.int32), 3).tolist()
+    [2, 7, 4]
+    """
+    distinct, count = np.unique(query, return_counts=True)
+    return distinct[np.argsort(-count, kind="stable")[:most]]
+
+
+def _item_vectors(run: Run, recipe: Recipe, corpus: Corpus, split: NDArray[np.int8]) -> NDArray[np.float32]:
+    """(N, D') vectors of the items, checked."""
+    path = run.folder / "embeddings/vectors.npy"
+    vectors = np.load(path, mmap_mode="r")
+    remedy = "run `onesearch embed` again"
+    if len(vectors) != len(corpus.items):
+        problem = f"{len(vectors):,} vectors for {len(corpus.items):,} items"
+        raise UserError(problem, place=path, remedy=remedy)
+    for start in range(0, len(vectors), _ROWS):
+        wrong = np.flatnonzero(~np.isfinite(vectors[start : start + _ROWS]).all(axis=1))
+        if len(wrong):
+            row = start + int(wrong[0])
+            place = f"{path} row {row} (item {corpus.items['item_id'][row]})"
+            raise UserError("this vector is not finite", place=place, remedy=remedy)
+    texts = [] if recipe.keywords is None else item_keyword_texts(corpus)
+    bought = behaviour_vectors(corpus, split, BOUGHT, run.settings.seed) if recipe.behaviour else None
+    return recipe.of_items(vectors, texts, bought)
+
+
+def _pictures(run: Run, corpus: Corpus) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """(N, D) vectors of items, (V, D) of their pictures, (V,) which item each picture shows."""
+    from onesearch.embed.views import load_views
+
+    views = load_views(run.folder / "embeddings/views")
+    place = run.folder / "embeddings/views"
+    if len(views.offsets) != len(corpus.items) + 1:
+        problem = f"pictures of {len(views.offsets) - 1:,} items, but there are {len(corpus.items):,}"
+        raise UserError(problem, place=place, remedy="encode the pictures again")
+    without = np.flatnonzero(np.diff(views.offsets) == 0)
+    if len(without):
+        item = corpus.items["item_id"][int(without[0])]
+        remedy = "give it one, leave it out of the catalogue, or use `views: searches`"
+        raise UserError(f"{len(without):,} items have no picture, the first", place=place, value=item, remedy=remedy)
+    return views.item_vectors(), views.vectors, views.item
+
+
+def _searches(corpus: Corpus, split: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(V,) queries and (V,) items: of each item the at most `SEARCHES` training queries that most often led to it."""
+    led = (split == TRAIN) & (corpus.kind > EVENT_KINDS.index("impression")) & (corpus.query >= 0)
+    pair, times = np.unique(
+        corpus.item[led].astype(np.int64) * max(len(corpus.queries), 1) + corpus.query[led], return_counts=True
+    )
+    item, query = np.divmod(pair, max(len(corpus.queries), 1))
+    order = np.lexsort((query, -times, item))
+    item, query = item[order], query[order]
+    starts = np.flatnonzero(np.diff(item, prepend=-1))
+    rank = np.arange(len(item)) - np.repeat(starts, np.diff(starts, append=len(item)))
+    return query[rank < SEARCHES], item[rank < SEARCHES]
+
+
+def _categories(corpus: Corpus) -> NDArray[np.int64]:
+    """(N,) the first category of each item as a number, -1 where it has none."""
+    first = corpus.items["categories"].list.first()
+    return first.rank("dense").cast(int).fill_null(0).to_numpy().astype(np.int64) - 1
+
+
+def _learn(quantizer: Any, method: Method, *given: NDArray[Any]) -> None:
+    """Fit; how much of a level is used is told for the catalogue afterwards, not for the vectors it is fitted on."""
+    fitting = logging.getLogger("quantizers")
+    before = fitting.level
+    fitting.setLevel(logging.ERROR)
+    try:
+        with _told(f"method {method.name}"):
+            quantizer.fit(*given)
+    finally:
+        fitting.setLevel(before)
+
+
+def _write_usage(path: Path, fitted: Fitted, codes: NDArray[np.int32], sizes: Sequence[int]) -> None:
+    """Write how the codes are used; a learned level that uses less than half of its codes is warned about."""
+    usage = [np.bincount(codes[:, level], minlength=size) for level, size in enumerate(sizes)]
+    used = [int((count > 0).sum()) for count in usage]
+    metrics = {
+        "items": len(codes),
+        "semantic_ids": len(np.unique(codes, axis=0)),
+        "reconstruction_error": reconstruction_error(fitted.vectors, fitted.quantizer.decode(fitted.codes)),
+        "items_with_learned_codes_of_their_own": independent_coding_rate(fitted.codes),
+        "codes_in_use": used,
+    }
+    counts = [count.tolist() for count in usage]
+    write_json(path, {"level_sizes": list(sizes), "usage": counts, "metrics": metrics})
+    for level in range(fitted.codes.shape[1]):
+        if 2 * used[level] < sizes[level]:
+            log.warning(
+                "level %s uses %d of its %d codes for %d items: give it fewer (level_sizes), or try another method",
+                chr(ord("a") + level),
+                used[level],
+                sizes[level],
+                len(codes),
+            )
+
+
+@contextmanager
+def _told(place: object, remedy: str | None = None) -> Iterator[None]:
+    """What a quantizer finds wrong with vectors, sizes or files, as a mistake of the user with its place."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error), place=place, remedy=remedy) from error
