@@ -33,7 +33,8 @@ def in_blocks(work: Callable[[int, int], Result], rows: int, block: int) -> Iter
             for start, stop in cuts:
                 yield work(start, stop)
             return
-        with ThreadPoolExecutor(threads) as pool:
+        # OpenMP counts threads for each thread by itself, and the linear algebra library that faiss brings asks OpenMP
+        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
             waiting: deque[Future[Result]] = deque()
             try:
                 for start, stop in cuts:
