@@ -13,7 +13,7 @@ import transformers
 from numpy.typing import NDArray
 
 from onesearch.context.batch import ContextBuilder
-from onesearch.corpus import Corpus, Requests
+from onesearch.corpus import Corpus, Requests, make_split
 from onesearch.corpus.popularity import DAY
 from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
 from onesearch.embed import load_text_encoder
@@ -107,7 +107,7 @@ class Retriever:
             raise UserError("the SID table is of another catalogue", place=run.folder / "sid", remedy=remedy)
         transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
         encoder = load_text_encoder(run.settings.encoder)
-        builder = ContextBuilder.load(corpus, encoder, table.codes, model)
+        builder = ContextBuilder.load(corpus, make_split(corpus, run.settings.split), encoder, table.codes, model)
         return cls(corpus, table, builder, Generator.from_pretrained(model))
 
     def rank(self, requests: Requests, k: int, beams: int = BEAMS) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -201,7 +201,7 @@ def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
     catalogue = Catalogue.build(
         PrefixIndex.build(table.codes[rows], table.order[rows]),
         [torch.from_numpy(one.counts[:, rows]) for one in builder.popularities],
-        torch.from_numpy(texts.vectors[rows]),
+        torch.from_numpy(builder.item_vectors[rows]),
         torch.from_numpy(texts.present[rows]),
     )
     return replace(catalogue, index=replace(catalogue.index, items=kept[catalogue.index.items]))

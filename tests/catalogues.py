@@ -17,7 +17,7 @@ from onesearch.prefix import PrefixIndex
 TEXT = 20
 """Text pieces; ids below 3 are padding, unknown and the beginning."""
 
-SNAPSHOTS, PRIORS, FEATURES, CONTENT, TERMS = 3, 2, 5, 6, 16
+SNAPSHOTS, PRIORS, FEATURES, CONTENT, TASTE, TERMS = 3, 2, 5, 6, 2, 16
 
 
 def backbone(family: str, width: int = 16) -> PreTrainedConfig:
@@ -72,6 +72,7 @@ def random_generator(
         level_sizes=list(sizes),
         history_features=FEATURES,
         content=CONTENT if content else 0,
+        taste=TASTE if content else 0,
         spelling=spelling,
         priors=PRIORS if prior else 0,
         copy=copy,
@@ -82,7 +83,7 @@ def random_generator(
         for parameter in model.parameters():
             parameter.normal_(0, 0.4, generator=random)
     counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
-    vectors = torch.randn(len(codes), CONTENT, generator=random)
+    vectors = torch.randn(len(codes), CONTENT + TASTE, generator=random)
     bits = torch.randint(0, 256, (len(codes), TERMS // 8), generator=random, dtype=torch.uint8)
     return model.bind(Catalogue.build(PrefixIndex.build(codes, order), list(counts), vectors, bits))
 
@@ -101,7 +102,7 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
         "slot_codes": torch.from_numpy(slot_codes),
         "slot_features": torch.from_numpy(features),
         "slot_coverage": torch.from_numpy(features[..., 1]),
-        "query_vector": torch.from_numpy(rng.standard_normal((1, CONTENT), np.float32)),
+        "query_vector": torch.from_numpy(rng.standard_normal((1, CONTENT + 2 * TASTE), np.float32)),
         "terms": torch.from_numpy(rng.choice(TERMS, (1, tokens), replace=False)),
         "term_weights": torch.full((1, tokens), 1 / tokens),
         "snapshot": torch.from_numpy(rng.integers(0, SNAPSHOTS, 1)),

@@ -35,7 +35,16 @@ from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training.batches import Events, SimilarLengths, TrainingBatches
-from training.launch import UNNAMED, Progress, Reporter, check_processes, fail, last_checkpoint, parse_options
+from training.launch import (
+    UNNAMED,
+    Progress,
+    Reporter,
+    check_processes,
+    fail,
+    keep_freed_memory,
+    last_checkpoint,
+    parse_options,
+)
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +147,7 @@ def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
 
 def train(model_args: ModelArguments, args: SftArguments, progress: Progress | None = None) -> None:
     """Train a generator on the run's training events into `models/STAGE`; an interrupted training goes on."""
+    keep_freed_memory()
     run = Run.open(model_args.run)
     target = run.folder / "models" / model_args.stage
     if args.output_dir == UNNAMED:
@@ -156,7 +166,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         )
     log.info("preparing %s training events", f"{len(events):,}")
     encoder = load_text_encoder(run.settings.encoder)
-    builder = ContextBuilder.fit(corpus, split, encoder, table.codes, model_args.slots, args.seed)
+    builder = ContextBuilder.fit(corpus, split, events, encoder, table.codes, model_args.slots, args.seed)
     batches = TrainingBatches(builder, np.concatenate([events, held_out.event]))
 
     transformers.set_seed(args.seed)
@@ -167,6 +177,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         level_sizes=list(table.level_sizes),
         history_features=SLOT_FEATURES,
         content=builder.selector.texts.vectors.shape[1] if model_args.content else 0,
+        taste=builder.selector.taste.shape[1] if model_args.content else 0,
         spelling=model_args.spelling,
         priors=len(HALF_LIVES) if model_args.prior else 0,
         copy=model_args.copy,
@@ -188,6 +199,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     basis = {"model": config.to_dict(), "sid": stamps(run.folder / "sid")}
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
     if trainer.is_world_process_zero():
+        builder = builder.knowing(np.flatnonzero(split == TRAIN))
         trainer.log(validation(Retriever(corpus, table, builder, model), held_out))
         builder.save(target)
         model.save_pretrained(target)

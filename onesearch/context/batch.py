@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onesearch.context.history import FEATURES, HistorySelector, HistorySlots
 from onesearch.context.relevance import RelevanceSpace, RelevantTexts
+from onesearch.context.taste import Taste
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import TRAIN, Corpus, Popularity, Requests, item_texts, popularity
 from onesearch.corpus.popularity import DAY
@@ -54,12 +55,13 @@ class EncodedQueries:
 
 @dataclass(frozen=True)
 class ContextBuilder:
-    """Turns requests into tensors. `codes` is (N, L) int64, the items' semantic IDs."""
+    """Turns requests into tensors. `codes` is (N, L) int64; the items' vectors in the selector are of `taste`."""
 
     corpus: Corpus
     tokenizer: QueryTokenizer
     space: RelevanceSpace
     selector: HistorySelector
+    taste: Taste
     codes: NDArray[np.int64]
     popularities: tuple[Popularity, ...]
 
@@ -68,29 +70,49 @@ class ContextBuilder:
         cls,
         corpus: Corpus,
         split: NDArray[np.int8],
+        learnt: NDArray[np.int64],
         encoder: TextEncoder,
         codes: NDArray[np.integer],
         slots: int,
         seed: int,
     ) -> ContextBuilder:
-        """Learn the tokenizer and the relevance space from the catalogue's texts and the training queries."""
+        """Learn the tokenizer and the relevance space from the catalogue's texts and the training queries, and what
+        users like from the training events that are not among those that the generator learns from (`learnt`)."""
         asked = np.unique(corpus.query[(split == TRAIN) & (corpus.query >= 0)])
         sample = np.random.default_rng(seed).permutation(asked)[:100_000]
         texts = list(dict.fromkeys(item_texts(corpus)))
         tokenizer = QueryTokenizer.train([*texts, *(corpus.queries[query] for query in sample)])
-        return cls._join(corpus, tokenizer, RelevanceSpace.fit(texts, encoder, seed), codes, slots)
+        others = np.setdiff1d(np.flatnonzero(split == TRAIN), learnt)
+        taste = Taste.fit(corpus, others, seed)
+        space = RelevanceSpace.fit(texts, encoder, seed)
+        return cls._join(corpus, tokenizer, space, taste, taste.items(corpus, others), codes, slots)
+
+    def knowing(self, events: NDArray[np.int64]) -> ContextBuilder:
+        """The same, with the items' taste vectors made of these events."""
+        taste = self.taste.items(self.corpus, events)
+        return replace(self, selector=self.selector.with_taste(taste))
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer, the relevance space and `context.json`."""
+        """Write the tokenizer, the relevance space, the users' tastes and `context.json`."""
         self.tokenizer.save(folder)
         self.space.save(folder)
+        self.taste.save(folder)
         write_json(folder / "context.json", {"slots": self.selector.slots})
 
     @classmethod
-    def load(cls, corpus: Corpus, encoder: TextEncoder, codes: NDArray[np.integer], folder: Path) -> ContextBuilder:
-        """Read what `save` wrote."""
+    def load(
+        cls,
+        corpus: Corpus,
+        split: NDArray[np.int8],
+        encoder: TextEncoder,
+        codes: NDArray[np.integer],
+        folder: Path,
+    ) -> ContextBuilder:
+        """Read what `save` wrote; the items' taste vectors are made of all training events."""
         tokenizer, space = QueryTokenizer.load(folder), RelevanceSpace.load(folder, encoder)
-        return cls._join(corpus, tokenizer, space, codes, read_json(folder / "context.json")["slots"])
+        taste = Taste.load(folder)
+        items = taste.items(corpus, np.flatnonzero(split == TRAIN))
+        return cls._join(corpus, tokenizer, space, taste, items, codes, read_json(folder / "context.json")["slots"])
 
     @classmethod
     def _join(
@@ -98,21 +120,28 @@ class ContextBuilder:
         corpus: Corpus,
         tokenizer: QueryTokenizer,
         space: RelevanceSpace,
+        taste: Taste,
+        items: NDArray[np.float32],
         codes: NDArray[np.integer],
         slots: int,
     ) -> ContextBuilder:
         texts = item_texts(corpus)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         relevant = space.encode(list(distinct)).take(np.array([distinct[text] for text in texts]))
-        selector = HistorySelector(corpus, relevant, slots)
+        selector = HistorySelector(corpus, relevant, slots, items)
         counts = tuple(popularity(corpus, half_life) for half_life in HALF_LIVES)
-        return cls(corpus, tokenizer, space, selector, codes.astype(np.int64), counts)
+        return cls(corpus, tokenizer, space, selector, taste, codes.astype(np.int64), counts)
 
     def catalogue(self, index: PrefixIndex) -> Catalogue:
         """What `Generator.bind` needs."""
-        texts = self.selector.texts
         counts = [torch.from_numpy(one.counts) for one in self.popularities]
-        return Catalogue.build(index, counts, torch.from_numpy(texts.vectors), torch.from_numpy(texts.present))
+        bits = torch.from_numpy(self.selector.texts.present)
+        return Catalogue.build(index, counts, torch.from_numpy(self.item_vectors), bits)
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """(N, 128 + d) what is known of each item: its text in the relevance space, and its taste vector."""
+        return np.hstack([self.selector.texts.vectors, self.selector.taste])
 
     def encode(self, queries: Sequence[str]) -> EncodedQueries:
         """Tokens and vectors of n queries."""
@@ -149,7 +178,7 @@ class ContextBuilder:
             "slot_codes": torch.from_numpy(slot_codes),
             "slot_features": torch.from_numpy(features),
             "slot_coverage": torch.from_numpy(np.ascontiguousarray(features[..., FEATURES.index("coverage")])),
-            "query_vector": torch.from_numpy(queries.texts.vectors),
+            "query_vector": torch.from_numpy(np.hstack([queries.texts.vectors, slots.taste.reshape(len(item), -1)])),
             "terms": torch.from_numpy(terms),
             "term_weights": torch.from_numpy(weights),
             "snapshot": torch.from_numpy(snapshot),

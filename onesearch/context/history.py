@@ -6,16 +6,19 @@ than anything else it is given.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from onesearch.context.relevance import RelevantTexts
 from onesearch.corpus.popularity import DAY
 from onesearch.corpus.reader import Corpus, same_item_links
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.corpus.split import Requests
+from onesearch.embed.text import unit_rows
 
 FEATURES = (
     "relevance",  # cosine of query and item
@@ -56,25 +59,34 @@ class HistorySlots:
         item: (Q, H) int32, -1 where a slot is empty; each item once.
         event: (Q, H) int64, the last event with that item, -1 where empty.
         features: (Q, H, F) float32, `FEATURES`, zero where empty.
+        taste: (Q, 2, d) float32 unit vectors, of all that the user bought, and of the slots that fit the query.
     """
 
     item: NDArray[np.int32]
     event: NDArray[np.int64]
     features: NDArray[np.float32]
+    taste: NDArray[np.float32]
 
 
 class HistorySelector:
     """Selects the history slots of requests; holds (E,) float32 running counts over the log."""
 
-    def __init__(self, corpus: Corpus, texts: RelevantTexts, slots: int) -> None:
+    def __init__(self, corpus: Corpus, texts: RelevantTexts, slots: int, taste: NDArray[np.float32]) -> None:
         """
         Args:
             texts: of the items, in the relevance space.
             slots: H.
+            taste: (N, d) vectors of the items.
         """
-        self.corpus, self.texts, self.slots = corpus, texts, slots
+        self.corpus, self.texts, self.slots, self.taste = corpus, texts, slots, taste
         self._next, self._nth = _choices(corpus)
         self._decayed = [_decayed_counts(corpus, self._next, self._nth, days) for days in HALF_LIVES]
+
+    def with_taste(self, taste: NDArray[np.float32]) -> HistorySelector:
+        """The same with other (N, d) vectors of the items."""
+        other = copy(self)
+        other.taste = taste
+        return other
 
     def select(self, requests: Requests, queries: RelevantTexts) -> HistorySlots:
         """The slots of Q requests, given their queries in the relevance space."""
@@ -86,6 +98,8 @@ class HistorySelector:
         last = self._next[event] >= requests.history_end[row]
         row, event = row[last], event[last]
         item = corpus.item[event]
+        edges = np.searchsorted(row, np.arange(total + 1))
+        bought = sparse.csr_matrix((np.ones(len(item), np.float32), item, edges), (total, len(self.taste)))
         relevance = queries.cosine(row, self.texts, item)
         days = self._days(requests.time[row], event)
         count = self._nth[event] + np.float32(1)
@@ -102,6 +116,7 @@ class HistorySelector:
             item=np.full((total, self.slots), -1, np.int32),
             event=np.full((total, self.slots), -1, np.int64),
             features=np.zeros((total, self.slots, len(FEATURES)), np.float32),
+            taste=np.zeros((total, 2, self.taste.shape[1]), np.float32),
         )
         slots.item[row, place] = corpus.item[event]
         slots.event[row, place] = event
@@ -121,7 +136,11 @@ class HistorySelector:
             ],
             axis=-1,
         )
-        slots.features[..., -len(COMPARED) :] = _compared(slots, requests.history_end - requests.history_start)
+        closeness = _closeness(slots)
+        past = requests.history_end - requests.history_start
+        slots.features[..., -len(COMPARED) :] = _compared(slots, closeness, past)
+        slots.taste[:, 0] = unit_rows(bought @ self.taste)
+        slots.taste[:, 1] = unit_rows((closeness[:, None] @ self.taste[slots.item])[:, 0])
         return slots
 
     def _days(self, now: NDArray[np.int64], event: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -130,14 +149,20 @@ class HistorySelector:
         return (np.maximum(now - self.corpus.time[event], 0) / np.float32(unit)).astype(np.float32)
 
 
-def _compared(slots: HistorySlots, past: NDArray[np.int64]) -> NDArray[np.float32]:
+def _closeness(slots: HistorySlots) -> NDArray[np.float32]:
+    """(Q, H) from 0, no fit, to 1, the slot that covers the query best; 0 where empty."""
+    coverage = slots.features[..., FEATURES.index("coverage")]
+    fit = coverage / np.maximum(coverage.max(1, keepdims=True), 1e-6)
+    return (slots.item >= 0) * fit**FIT_SHARPNESS
+
+
+def _compared(slots: HistorySlots, closeness: NDArray[np.float32], past: NDArray[np.int64]) -> NDArray[np.float32]:
     """(Q, H, 5) the features in COMPARED, given the others and the (Q,) lengths of the histories."""
     filled = slots.item >= 0
     coverage, lately, lastingly, days = (
         slots.features[..., FEATURES.index(name)] for name in ("coverage", "lately", "lastingly", "log_days")
     )
     fit = coverage / np.maximum(coverage.max(1, keepdims=True), 1e-6)
-    closeness = filled * fit**FIT_SHARPNESS
     shares = [
         weight / np.maximum(weight.sum(1, keepdims=True), 1e-6)
         for weight in (closeness * np.expm1(lately), closeness * np.expm1(lastingly))

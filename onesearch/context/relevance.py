@@ -40,6 +40,10 @@ HALF = 64
 """Dimensions of each half."""
 
 
+DENSE = 64
+"""One matrix product is faster than looking up pairs where it computes at most so many numbers for each."""
+
+
 @dataclass(frozen=True)
 class RelevantTexts:
     """n texts in the relevance space.
@@ -70,6 +74,8 @@ class RelevantTexts:
         self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
     ) -> NDArray[np.float32]:
         """(P,) cosines of pairs of one of these texts and one of the others."""
+        if len(self.vectors) * len(others.vectors) <= DENSE * len(row):
+            return (self.vectors @ others.vectors.T)[row, other]
         return np.einsum("pd,pd->p", self.vectors[row], others.vectors[other], dtype=np.float32)
 
     def covered(

@@ -29,6 +29,7 @@ class Catalogue:
         ahead_terms: (R + 1, M_{d+1}) float, the bits of these nodes unpacked for the R terms that any of them has.
         ahead_rows: (T,) int64 row of each term in it; R, a row of zeros, for those that none has.
         ahead_first: (M_{d+1},) int64 the node of depth 1 above each.
+        ahead_log_mass: P tensors (S, M_{d+1}), their `log_mass`.
     """
 
     index: PrefixIndex
@@ -39,6 +40,7 @@ class Catalogue:
     ahead_terms: Tensor
     ahead_rows: Tensor
     ahead_first: Tensor
+    ahead_log_mass: tuple[Tensor, ...]
 
     @classmethod
     def build(cls, index: PrefixIndex, counts: Sequence[Tensor], vectors: Tensor, bits: Tensor) -> Catalogue:
@@ -59,9 +61,10 @@ class Catalogue:
         rows = np.full(len(bits_ahead), len(known), np.int64)
         rows[known] = np.arange(len(known))
         first = torch.searchsorted(index.below[1], index.below[ahead + 1][:-1], right=True) - 1
+        log_mass = tuple(torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True))
         return cls(
             index=index,
-            log_mass=tuple(torch.stack(level, -1).log1p().float() for level in zip(*masses, strict=True)),
+            log_mass=log_mass,
             content=tuple(
                 (total / count).T.float().contiguous()
                 for total, count in zip(index.mass(vectors.T), below, strict=True)
@@ -71,12 +74,8 @@ class Catalogue:
             ahead_terms=F.pad(torch.from_numpy(bits_ahead[known]).float(), (0, 0, 0, 1)),
             ahead_rows=torch.from_numpy(rows),
             ahead_first=first,
+            ahead_log_mass=tuple(one.contiguous() for one in log_mass[ahead].unbind(-1)),
         )
-
-    @property
-    def log_mass_ahead(self) -> tuple[Tensor, ...]:
-        """P tensors (S, M_{ahead+1}): `log_mass` of the nodes that the first choice looks ahead to."""
-        return self.log_mass[self.ahead].unbind(-1)
 
     def to(self, device: torch.device | str) -> Catalogue:
         """The same catalogue on another device."""
@@ -89,25 +88,22 @@ class Catalogue:
             self.ahead_terms.to(device),
             self.ahead_rows.to(device),
             self.ahead_first.to(device),
+            tuple(t.to(device) for t in self.ahead_log_mass),
         )
 
-    def covered(self, depth: int, child: Tensor, valid: Tensor, terms: Tensor, weights: Tensor) -> Tensor:
-        """How much of the query's trigram weight some item below each child has: an upper bound for every one of them.
+    def covered(self, depth: int, node: Tensor, terms: Tensor, weights: Tensor) -> Tensor:
+        """How much of a query's weight some item below a node has: an upper bound for every one of them.
 
         Args:
-            child, valid: (B, K, C) as `PrefixIndex.children` returns them for prefixes of this depth.
-            terms, weights: (B, G) the query's terms and their weights; 0 weight pads.
+            node: (n,) nodes of depth `depth + 1`.
+            terms, weights: (n, G) the terms of the query that each is looked at for, and their weights; 0 weight pads.
 
         Returns:
-            (B, K, C) from 0 to 1, 0 in empty places.
+            (n,) from 0 to 1.
         """
-        request, beam, place = valid.nonzero(as_tuple=True)
-        asked = terms[request]
-        byte = self.terms[depth][child[request, beam, place].unsqueeze(-1), asked >> 3]
-        bit = (byte >> (asked & 7).to(torch.uint8)) & 1
-        bound = torch.zeros(child.shape, dtype=weights.dtype, device=child.device)
-        bound[request, beam, place] = (weights[request] * bit).sum(-1)
-        return bound
+        byte = self.terms[depth][node.unsqueeze(-1), terms >> 3]
+        bit = (byte >> (terms & 7).to(torch.uint8)) & 1
+        return (weights * bit).sum(-1)
 
     def covered_ahead(self, terms: Tensor, weights: Tensor) -> Tensor:
         """(B, M_{ahead+1}) the same of every node that the first choice looks ahead to."""

@@ -7,8 +7,9 @@ compete only with the codes that can follow the prefix in the catalogue: one nor
 Five sources meet in the logit of a child c of a prefix p (the composition is ours):
 
 - the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
-- the content below c: (A state + B query vector) . mean vector of the items below c, in the relevance space, so that a
-  prefix is understood before it has been seen often, and a new item from the first day;
+- the content below c: (A state + B query vector) . mean vector of the items below c, so that a prefix is understood
+  before it has been seen often, and a new item from the first day. A vector is the text's in the relevance space and,
+  of who bought the item, the taste's;
 - spelling: how many of the query's terms (words and their trigrams) any item below c has (`Catalogue.covered`), as a
   share of what the best item has, weighed by the decoder state; what embeddings blur (a size, a number) stays sharp,
   and a typing error costs a word and a few trigrams only;
@@ -34,20 +35,21 @@ from transformers.cache_utils import DynamicCache
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
+from onesearch.model.ahead import FAINT, look_ahead, powers
 from onesearch.model.attention import NAME as SHARED_CONTEXT
 from onesearch.model.catalogue import Catalogue
 
 COSINE_SCALE = 5.0
 """What the cosine of query and content counts at the beginning of training."""
 
-SPELLING_POWERS = (1, 4, 16)
-"""Powers of the coverage that are weighed, each the fourth of the one before; high ones tell a full match."""
+TASTE_SCALE = 2.0
+"""The same of the cosines of the user's purchases and content."""
+
+SPELLING_POWERS = 3
+"""Powers of the coverage that are weighed: first, fourth and sixteenth; high ones tell a full match."""
 
 LEAST_COVERED = 0.1
 """A query of which no item has this share is compared with it."""
-
-FAINT = 1e-30
-"""Added where no history slot continues a prefix, so that a logarithm and its gradient stay finite."""
 
 
 @strict
@@ -59,7 +61,9 @@ class GeneratorConfig(PreTrainedConfig):
         text_vocabulary: number of text pieces; id `begin_token` begins an answer.
         level_sizes: codes per level.
         history_features: numbers that describe a history slot, besides how well it fits the query.
-        content: width of the query's and items' vectors (0 switches the content path off).
+        content: width of the query's and items' text vectors (0 switches the content path off).
+        taste: width of the items' taste vectors, which follow the text in `Catalogue.content`; a query's vector ends
+            with two of them, of all that the user bought and of what fits the query.
         spelling: whether the query's terms are looked up below each prefix.
         priors: popularity counts that the prior is given (0 switches it off).
         copy: whether history slots add their own probability.
@@ -77,6 +81,7 @@ class GeneratorConfig(PreTrainedConfig):
     level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     history_features: int = 5
     content: int = 128
+    taste: int = 0
     spelling: bool = True
     priors: int = 2
     copy: bool = True
@@ -145,10 +150,11 @@ class Generator(PreTrainedModel):
         self.copy_key = nn.Linear(width, width, bias=False)
         self.copy_features = nn.Sequential(nn.Linear(config.history_features + 2, 32), nn.GELU(), nn.Linear(32, levels))
         self.prior_gate = nn.Linear(width, max(config.priors, 1) * levels)
-        self.query_position = nn.Linear(config.content, width) if config.content else None
-        self.content_state = nn.Linear(width, config.content * levels, bias=False) if config.content else None
-        self.content_query = nn.Linear(config.content, config.content * levels, bias=False) if config.content else None
-        self.spelling_gate = nn.Linear(width, len(SPELLING_POWERS) * levels) if config.spelling else None
+        asked, known = config.content + 2 * config.taste, config.content + config.taste
+        self.query_position = nn.Linear(asked, width) if config.content else None
+        self.content_state = nn.Linear(width, known * levels, bias=False) if config.content else None
+        self.content_query = nn.Linear(asked, known * levels, bias=False) if config.content else None
+        self.spelling_gate = nn.Linear(width, SPELLING_POWERS * levels) if config.spelling else None
         self.catalogue: Catalogue | None = None
         self.post_init()
 
@@ -162,8 +168,11 @@ class Generator(PreTrainedModel):
             nn.init.ones_(module.bias)
         if module is getattr(self, "content_query", None):  # begin as a dense retriever: a multiple of the cosine
             nn.init.zeros_(module.weight)
-            for level in module.weight.data.split(self.config.content):
-                level.fill_diagonal_(COSINE_SCALE)
+            text, taste = self.config.content, self.config.taste
+            for level in module.weight.data.split(text + taste):
+                level[:, :text].fill_diagonal_(COSINE_SCALE)
+                for start in (text, text + taste):
+                    level[text:, start : start + taste].fill_diagonal_(TASTE_SCALE)
 
     def bind(self, catalogue: Catalogue) -> Generator:
         """Set the catalogue that is generated from."""
@@ -209,7 +218,7 @@ class Generator(PreTrainedModel):
         best = ahead.amax(-1, keepdim=True).clamp(min=LEAST_COVERED)
         fit = slot_coverage / best
         slot_features = torch.cat([slot_features, fit.unsqueeze(-1), fit.square().square().unsqueeze(-1)], -1)
-        slots = embed(slot_codes.clamp(min=0) + starts).sum(-2) + self.slot_features(slot_features)
+        slots = self._summed(slot_codes.clamp(min=0) + starts) + self.slot_features(slot_features)
         # Each request in one piece, empty places last: where its words stand must not depend on its batch.
         parts, places = [slots, embed(query_ids)], [filled, query_mask]
         if self.query_position is not None:
@@ -234,6 +243,12 @@ class Generator(PreTrainedModel):
             snapshot=snapshot,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         )
+
+    def _summed(self, tokens: Tensor) -> Tensor:
+        """(..., L) tokens -> (..., D) the sum of their embeddings, without a copy of each."""
+        embed = self.backbone.get_input_embeddings()
+        total = F.embedding_bag(tokens.flatten(0, -2), embed.weight, mode="sum").view(*tokens.shape[:-1], -1)
+        return total * getattr(embed, "embed_scale", 1.0)
 
     def hidden(self, context: Context, codes: Tensor) -> Tensor:
         """Decoder states after each of the prefixes of K code sequences per request.
@@ -289,24 +304,31 @@ class Generator(PreTrainedModel):
         if depth == 0:
             logit = logit + self._ahead(context, hidden[:, 0]).unsqueeze(1)
             return logit, child, code
-        wanted, spelling, prior = self._gates(context, depth, hidden)
-        if wanted is not None:
-            logit = logit + torch.einsum("bkv,bkcv->bkc", wanted, self.bound.content[depth][child])
-        if spelling is not None:
-            covered = self.bound.covered(depth, child, valid, context.terms, context.term_weights)
-            powers = torch.stack(_powers(covered), -1)
-            logit = logit + torch.einsum("bkcp,bkp->bkc", powers, spelling)
-        if prior is not None:
-            mass = self.bound.log_mass[depth][context.snapshot[:, None, None], child]
-            logit = logit + torch.einsum("bkcp,bkp->bkc", mass, prior)
-        return logit.masked_fill(~valid, -torch.inf), child, code
+        # Most places are empty: what is known of a child is looked up where there is one.
+        request, beam, place = valid.nonzero(as_tuple=True)
+        row, node = request * nodes.shape[1] + beam, child[request, beam, place]
+        value = logit[request, beam, place]
+        wanted, spelling, prior = (gate.flatten(0, 1) for gate in self._gates(context, depth, hidden))
+        if wanted.shape[1]:
+            value = value + torch.linalg.vecdot(wanted.index_select(0, row), self.bound.content[depth][node])
+        if spelling.shape[1]:
+            covered = self.bound.covered(depth, node, context.terms[request], context.term_weights[request])
+            known = torch.stack(powers(covered, SPELLING_POWERS), -1)
+            value = value + torch.linalg.vecdot(spelling.index_select(0, row), known)
+        if prior.shape[1]:
+            mass = self.bound.log_mass[depth][context.snapshot[request], node]
+            value = value + torch.linalg.vecdot(prior.index_select(0, row), mass)
+        empty = torch.full_like(logit, -torch.inf)
+        return empty.index_put((request, beam, place), value), child, code
 
-    def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor | None, ...]:
-        """What weighs content (B, K, V), powers of the coverage (B, K, 3) and priors (B, K, P) at this depth."""
-        levels = len(self.config.level_sizes)
-        wanted = spelling = prior = None
+    def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What weighs content (B, K, V), powers of the coverage (B, K, P) and popularity (B, K, 2) at this depth; V, P
+        or the number of popularities is 0 where a source is switched off."""
+        levels, nothing = len(self.config.level_sizes), hidden[..., :0]
+        wanted = spelling = prior = nothing
         if self.content_state is not None and self.content_query is not None:
-            part = slice(depth * self.config.content, (depth + 1) * self.config.content)
+            known = self.config.content + self.config.taste
+            part = slice(depth * known, (depth + 1) * known)
             wanted = F.linear(hidden, self.content_state.weight[part])
             wanted = wanted + F.linear(context.query_vector, self.content_query.weight[part]).unsqueeze(1)
         if self.spelling_gate is not None:
@@ -316,26 +338,14 @@ class Generator(PreTrainedModel):
         return wanted, spelling, prior
 
     def _ahead(self, context: Context, hidden: Tensor) -> Tensor:
-        """(B, M_1) what the first codes gain from the nodes of depth `ahead + 1` below them: the log of the summed
-        exp(content + spelling + prior) of these nodes, so that one good item far down is seen from the start.
+        """(B, M_1) what the first codes gain from the nodes of depth `ahead + 1` below them, so that one good item far
+        down is seen from the start.
 
         Args:
             hidden: (B, D) decoder states before the first code.
         """
-        catalogue = self.bound
-        wanted, spelling, prior = self._gates(context, 0, hidden.unsqueeze(1))
-        score = torch.zeros(len(hidden), len(catalogue.ahead_first), dtype=hidden.dtype, device=hidden.device)
-        if wanted is not None:
-            score = wanted[:, 0] @ catalogue.content[catalogue.ahead].T
-        if spelling is not None:
-            for number, power in enumerate(_powers(context.covered_ahead)):
-                score = torch.addcmul(score, power, spelling[:, :, number])
-        if prior is not None:
-            for kind, mass in enumerate(catalogue.log_mass_ahead):
-                score = torch.addcmul(score, mass[context.snapshot], prior[:, :, kind])
-        top = score.detach().amax(-1, keepdim=True)
-        summed = torch.zeros(len(score), len(catalogue.content[0]), dtype=score.dtype, device=score.device)
-        return (summed.index_add(1, catalogue.ahead_first, (score - top).exp()) + FAINT).log() + top
+        wanted, spelling, prior = (gate[:, 0] for gate in self._gates(context, 0, hidden.unsqueeze(1)))
+        return look_ahead(self.bound, context.covered_ahead, context.snapshot, wanted, spelling, prior)
 
     def _with_copies(
         self, logit: Tensor, code: Tensor, context: Context, depth: int, hidden: Tensor, following: Tensor
@@ -397,14 +407,6 @@ class Generator(PreTrainedModel):
             loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
             return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())
         return GeneratorOutput(loss=loss, log_prob=log_prob.detach())
-
-
-def _powers(covered: Tensor) -> list[Tensor]:
-    """The `SPELLING_POWERS` of a coverage."""
-    powers = [covered]
-    while len(powers) < len(SPELLING_POWERS):
-        powers.append(powers[-1].square().square())  # several times as fast as a power
-    return powers
 
 
 AutoConfig.register(GeneratorConfig.model_type, GeneratorConfig)

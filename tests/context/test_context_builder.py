@@ -1,5 +1,6 @@
 """From requests to tensors: the same after saving, the same alone and in a batch."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from catalogues import random_codes
 
 from onesearch.context.batch import QUERY_TOKENS, ContextBuilder
 from onesearch.corpus import TEST, TRAIN, Corpus, Requests, make_split, sample_requests
+from onesearch.corpus.split import late
 from onesearch.embed.static import StaticEncoder
 from onesearch.prefix import PrefixIndex
 
@@ -18,7 +20,9 @@ SLOTS = 6
 @pytest.fixture(scope="module")
 def builder(shop: Corpus, word_encoder: StaticEncoder) -> ContextBuilder:
     codes = random_codes(np.random.default_rng(0), len(shop.items), (8, 8, 8), unique=True)
-    return ContextBuilder.fit(shop, make_split(shop), word_encoder, codes, SLOTS, seed=0)
+    split = make_split(shop)
+    learnt = np.flatnonzero(late(shop, split, 0.5))
+    return ContextBuilder.fit(shop, split, learnt, word_encoder, codes, SLOTS, seed=0)
 
 
 def some(shop: Corpus, size: int = 30) -> Requests:
@@ -33,8 +37,11 @@ def test_saved_it_gives_the_same_inputs(
     shop: Corpus, builder: ContextBuilder, word_encoder: StaticEncoder, tmp_path: Path
 ) -> None:
     builder.save(tmp_path)
-    loaded = ContextBuilder.load(shop, word_encoder, builder.codes, tmp_path)
-    expected, again = builder.inputs(some(shop))[0], loaded.inputs(some(shop))[0]
+    split = make_split(shop)
+    loaded = ContextBuilder.load(shop, split, word_encoder, builder.codes, tmp_path)
+    trained = builder.knowing(np.flatnonzero(split == TRAIN))
+    expected, again = trained.inputs(some(shop))[0], loaded.inputs(some(shop))[0]
+    np.testing.assert_array_equal(trained.item_vectors, loaded.item_vectors)
     assert expected.keys() == again.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(again[name], tensor, atol=0, rtol=0)
@@ -85,7 +92,7 @@ def test_the_prior_counts_nothing_after_the_request(shop: Corpus, builder: Conte
 
 def test_content_is_the_mean_vector_of_the_items_below(builder: ContextBuilder) -> None:
     index = PrefixIndex.build(builder.codes)
-    vectors = builder.selector.texts.vectors
+    vectors = builder.item_vectors
     for depth, content in enumerate(builder.catalogue(index).content, 1):
         prefixes = sorted({tuple(row[:depth].tolist()) for row in builder.codes})
         assert content.shape == (len(prefixes), vectors.shape[1])
@@ -107,13 +114,24 @@ def test_coverage_of_a_prefix_is_that_of_all_its_items_together(shop: Corpus, bu
         terms, weights = inputs["terms"][row : row + 1], inputs["term_weights"][row : row + 1]
         before = np.ones(len(every))
         for depth, nodes in enumerate(path):
-            parent = path[depth - 1] if depth else torch.zeros_like(nodes)
-            child, _, valid = catalogue.index.children(depth, parent[None])
-            covered = catalogue.covered(depth, child, valid, terms, weights)[0]
-            place = (child[0] == nodes[:, None]).int().argmax(-1, keepdim=True)
-            bound = covered.gather(-1, place)[:, 0].numpy()
+            bound = catalogue.covered(depth, nodes, terms.expand(len(nodes), -1), weights).numpy()
             assert (bound <= before + 1e-5).all() and (bound >= own - 1e-5).all()
             before = bound
         np.testing.assert_allclose(before, own, atol=1e-5)
         ahead = catalogue.covered_ahead(terms, weights)[0, path[catalogue.ahead]]
         np.testing.assert_allclose(ahead, own, atol=1e-5)  # few items: the first choice looks down to each of them
+
+
+def test_what_is_learnt_from_leaves_no_trace_in_the_vectors_of_training(
+    shop: Corpus, word_encoder: StaticEncoder, builder: ContextBuilder
+) -> None:
+    """Who bought what in the events to learn from is exchanged, and nothing changes."""
+    split = make_split(shop)
+    learnt = np.flatnonzero(late(shop, split, 0.5) & (split == TRAIN))
+    item = shop.item.copy()
+    item[learnt] = np.random.default_rng(0).permutation(item[learnt])
+    other = ContextBuilder.fit(replace(shop, item=item), split, learnt, word_encoder, builder.codes, SLOTS, seed=0)
+    assert builder.selector.taste.shape == (len(shop.items), builder.taste.factors.shape[1])
+    assert np.abs(builder.selector.taste).max() > 0
+    np.testing.assert_array_equal(other.selector.taste, builder.selector.taste)
+    assert (other.knowing(learnt).selector.taste != builder.knowing(learnt).selector.taste).any()

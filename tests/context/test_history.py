@@ -13,6 +13,7 @@ from onesearch.context.history import FEATURES, FIT_SHARPNESS, HALF_LIVES, SHORT
 from onesearch.context.relevance import RelevanceSpace, RelevantTexts
 from onesearch.corpus import Corpus, Requests, sources
 from onesearch.corpus.popularity import DAY
+from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.embed.static import StaticEncoder
 
 TITLES = ("acme cereal", "cold cereal small", "ground coffee", "acme coffee", "dish soap", "soap", "orange juice acme")
@@ -113,7 +114,8 @@ def test_the_slots_are_those_of_a_slow_reading(
     items = space.encode(TITLES)
     queries = space.encode([QUERIES[n] for n in rng.integers(0, len(QUERIES), events)])
     asked = rng.permutation(events).astype(np.int64)
-    found = HistorySelector(corpus, items, slots).select(Requests.of(corpus, asked), queries.take(asked))
+    taste = rng.standard_normal((ITEMS, 3), np.float32)
+    found = HistorySelector(corpus, items, slots, taste).select(Requests.of(corpus, asked), queries.take(asked))
     assert found.item.shape == found.event.shape == (events, slots)
     for row, event in enumerate(asked.tolist()):
         expected = slow(corpus, items, queries, event, slots)
@@ -123,6 +125,15 @@ def test_the_slots_are_those_of_a_slow_reading(
         for place, slot in enumerate(expected):
             np.testing.assert_allclose(found.features[row, place], [slot[2][name] for name in FEATURES], atol=1e-4)
         assert not found.features[row, filled:].any()
+        begun = corpus.history_end[event]
+        past = np.arange(corpus.offsets[corpus.user[event]], begun)
+        bought = sorted({int(corpus.item[e]) for e in past if corpus.kind[e] > EVENT_KINDS.index("impression")})
+        close = np.array([slot[2]["fit"] ** FIT_SHARPNESS for slot in expected], np.float32)
+        for total, unit in (
+            (taste[bought].sum(0), found.taste[row, 0]),
+            (close @ taste[[slot[0] for slot in expected]] if filled else np.zeros(3), found.taste[row, 1]),
+        ):
+            np.testing.assert_allclose(unit, total / max(np.linalg.norm(total), 1e-9), atol=1e-4)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -133,7 +144,7 @@ def test_nothing_of_the_session_or_later_or_of_another_user_is_selected(
     rng = np.random.default_rng(seed)
     corpus = random_corpus(rng, events, clock, impressions=True)
     queries = space.encode([QUERIES[n] for n in rng.integers(0, len(QUERIES), events)])
-    selector = HistorySelector(corpus, space.encode(TITLES), ITEMS)
+    selector = HistorySelector(corpus, space.encode(TITLES), ITEMS, np.zeros((ITEMS, 0), np.float32))
     found = selector.select(Requests.of(corpus, np.arange(events)), queries)
     for event in range(events):
         for chosen in found.event[event][found.event[event] >= 0]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogues import CONTENT, TERMS, batch, code_log_prob, random_batch, random_codes, random_generator
+from catalogues import CONTENT, TASTE, TERMS, batch, code_log_prob, random_batch, random_codes, random_generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -136,7 +136,7 @@ def test_history_popularity_content_and_spelling_by_hand(family: str) -> None:
     request = random_batch(np.random.default_rng(0), codes, 1)[0]
     request |= {"slot_codes": torch.tensor([[[0, 1]]]), "slot_features": torch.zeros(1, 1, 5)}
     request["slot_coverage"] = torch.zeros(1, 1)
-    counts, vectors = torch.tensor([3.0, 0.0, 8.0]).expand(3, 3), torch.zeros(3, CONTENT)
+    counts, vectors = torch.tensor([3.0, 0.0, 8.0]).expand(3, 3), torch.zeros(3, CONTENT + TASTE)
     vectors[:, 0] = torch.tensor([2.0, 4.0, 6.0]).log()
     bits = torch.zeros(3, TERMS // 8, dtype=torch.uint8)
     bits[:, 1] = torch.tensor([0b01, 0b10, 0b10])  # terms 8 and 9
@@ -155,8 +155,8 @@ def test_history_popularity_content_and_spelling_by_hand(family: str) -> None:
     torch.nn.init.zeros_(model.prior_gate.bias)
 
     assert model.content_query is not None
-    model.content_query.weight.data[:, 0] = torch.eye(CONTENT)[0].repeat(2)  # the product of the first components
-    request["query_vector"] = torch.eye(CONTENT)[:1]
+    model.content_query.weight.data[:, 0] = torch.eye(CONTENT + TASTE)[0].repeat(2)  # of the first components
+    request["query_vector"] = torch.eye(CONTENT + 2 * TASTE)[:1]
     # 2 to 4 below code 0, so 6 to 6 at the root; the purchase adds 1 and 3
     torch.testing.assert_close(scored(), torch.tensor([[3 / 4, 1 / 12], [3 / 4, 11 / 12], [1 / 4, 1.0]]))
     torch.nn.init.zeros_(model.content_query.weight)

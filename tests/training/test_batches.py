@@ -68,7 +68,7 @@ def test_a_batch_holds_the_inputs_of_its_requests_and_their_semantic_ids(
     shop: Corpus, word_encoder: StaticEncoder
 ) -> None:
     codes = random_codes(np.random.default_rng(0), len(shop.items), (8, 8, 8), unique=True)
-    builder = ContextBuilder.fit(shop, make_split(shop), word_encoder, codes, 4, seed=0)
+    builder = ContextBuilder.fit(shop, make_split(shop), np.arange(0), word_encoder, codes, 4, seed=0)
     events = np.random.default_rng(1).permutation(len(shop.item))[:200]
     batches, examples = TrainingBatches(builder, events), Events(events)
     chosen = [examples[place] for place in (5, 0, 17, 5, 199)]
