@@ -70,7 +70,7 @@ class ModelArguments:
     spelling: bool = field(default=True, metadata={"help": "Look up the query's terms below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
-    recent: float = field(default=0.5, metadata={"help": "Learn from this last share of the training events."})
+    recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
 
 

@@ -67,7 +67,7 @@ class Cascade:
         fresh: FreshPopularity,
         features: Features,
     ) -> None:
-        self._texts, self._bm25, self._dense, self._fresh, self._features = texts, bm25, dense, fresh, features
+        self._texts, self._bm25, self._dense, self._fresh, self.features = texts, bm25, dense, fresh, features
         self._ranker: lightgbm.Booster | None = None
         self.tuned: dict[str, Any] = dict(RECALL_START)
 
@@ -94,7 +94,7 @@ class Cascade:
         items, scores = recall.rank(requests, count)
         for start in range(0, len(requests), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            yield rows, items[rows], self._features(requests.part(rows), items[rows], scores[rows])
+            yield rows, items[rows], self.features(requests.part(rows), items[rows], scores[rows])
 
     def train_ranker(self, late: Requests, valid: Requests, *, sampled: int = 100, seed: int = 0) -> None:
         """Learn to rank candidates of late training requests; stop when `valid` no longer gets better.

@@ -1,12 +1,14 @@
 """What the ranking stage of the cascade knows about a request and a candidate item.
 
-Four families: how the texts fit, what this user bought before and when, what everybody buys at the moment, and prices.
+Five families: how the texts fit, what this user bought before and when, what alike users buy, what everybody buys at
+the moment, and prices.
 Everything is computed for blocks of requests at once; nothing at or after a request's session enters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,12 @@ from eval.baselines.popularity import FreshPopularity, day
 from eval.baselines.purchases import OwnItems, Purchases
 from eval.baselines.text import Terms, Texts, trigrams, words
 from onesearch.corpus import Corpus, Requests
+from onesearch.embed.text import unit_rows
 
 Column = NDArray[np.floating[Any]]
 _SHORT, _LONG, _SEASON = 14.0, 182.0, 56.0  # half-lives in days
+_CLOSE = 4
+"""Exponent of the share of the best purchase's BM25 relevance, where purchases are weighed by how they fit."""
 
 
 class Field:
@@ -77,8 +82,13 @@ class Features:
         history: OwnHistory,
         fresh: FreshPopularity,
         purchases: Purchases,
+        taste: NDArray[np.float32],
     ) -> None:
-        self._corpus, self._texts, self._bm25, self._dense = corpus, texts, bm25, dense
+        """
+        Args:
+            taste: (N, d) unit vectors of the items, of `onesearch.context.taste`.
+        """
+        self._corpus, self._texts, self._bm25, self._dense, self._taste = corpus, texts, bm25, dense, taste
         self._history, self._fresh, self._purchases = history, fresh, purchases
         self._day = day(corpus)
         categories = corpus.items["categories"]
@@ -102,6 +112,12 @@ class Features:
         usual = np.nanmedian(price) if np.isfinite(price).any() else 1
         self._price = np.log(np.maximum(np.where(np.isfinite(price), price, usual), 0.01)).astype(np.float32)
 
+    def with_taste(self, taste: NDArray[np.float32]) -> Features:
+        """The same with other vectors of the items."""
+        other = copy(self)
+        other._taste = taste
+        return other
+
     def __call__(
         self, requests: Requests, items: NDArray[np.int32], recall_scores: NDArray[np.float32]
     ) -> dict[str, Column]:
@@ -111,6 +127,7 @@ class Features:
         found |= self._popularity(requests, items)
         own = self._purchases.before(requests)
         found |= self._own(requests, items, own)
+        found |= self._alike(requests, items, own)
         row = np.repeat(np.arange(len(requests)), items.shape[1])
         found["history_score"] = self._history.score_pairs(requests, row, items.ravel(), own).reshape(items.shape)
         for name in ("history_score", "popularity_short", "own_faded", "bm25"):
@@ -168,6 +185,19 @@ class Features:
         }
         found |= self._own_groups(requests, items, own, faded, found["own_faded"])
         found |= self._own_prices(requests, items, own, count)
+        return found
+
+    def _alike(self, requests: Requests, items: NDArray[np.int32], own: OwnItems) -> dict[str, Column]:
+        """Cosines of the candidate and what the user bought, in all and of what fits the query."""
+        queries, query = numbered(requests.query)
+        fit = self._bm25.relevance(queries)[query[own.row], self._texts.of_item[own.item]].astype(np.float32)
+        best = np.zeros(len(requests), np.float32)
+        np.maximum.at(best, own.row, fit)
+        close = (fit / np.maximum(best[own.row], 1e-6)) ** _CLOSE
+        found: dict[str, Column] = {}
+        for name, weight in (("taste", np.ones_like(close)), ("taste_of_fitting", close)):
+            bought = sparse.csr_matrix((weight, (own.row, own.item)), (len(requests), len(self._taste)))
+            found[name] = np.einsum("qd,qcd->qc", unit_rows(bought @ self._taste), self._taste[items])
         return found
 
     def _own_groups(

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from eval.baselines import System
 from eval.baselines.bm25 import BM25
-from eval.baselines.cascade import Cascade, late_requests
+from eval.baselines.cascade import LATE, Cascade, late_requests
 from eval.baselines.dense import Dense
 from eval.baselines.features import Features
 from eval.baselines.history import OwnHistory
 from eval.baselines.popularity import FreshPopularity, PopularitySystem
 from eval.baselines.purchases import Purchases
 from eval.baselines.text import Texts
-from onesearch.corpus import Corpus, Requests, item_texts
+from onesearch.context.taste import Taste
+from onesearch.corpus import TRAIN, Corpus, Requests, item_texts
+from onesearch.corpus.split import late
 from onesearch.embed import TextEncoder
 from onesearch.errors import UserError
 
@@ -66,9 +68,14 @@ def fit_baselines(
     add(dense)
     history = OwnHistory.fit(corpus, bm25, texts, fresh, purchases, valid)
     add(history)
-    features = Features(corpus, texts, bm25, dense, history, fresh, purchases)
+    # As the generator does: tastes are learnt from other events than the ranker learns from, and then known of all.
+    training = split == TRAIN
+    others = np.flatnonzero(training & ~late(corpus, split, LATE))
+    taste = Taste.fit(corpus, others, seed)
+    features = Features(corpus, texts, bm25, dense, history, fresh, purchases, taste.items(corpus, others))
     cascade = Cascade(texts, bm25, dense, fresh, features)
     cascade.tune_recall(half)
     cascade.train_ranker(late_requests(corpus, split, train_requests, seed), half, seed=seed)
+    cascade.features = features.with_taste(taste.items(corpus, np.flatnonzero(training)))
     add(cascade)
     return systems

@@ -26,7 +26,7 @@ from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.embed.text import unit_rows
 from onesearch.files import atomic_path
 
-DIMENSIONS = 64
+DIMENSIONS = 128
 
 
 @dataclass(frozen=True)

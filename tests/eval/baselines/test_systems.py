@@ -32,7 +32,10 @@ class Parts:
         self.bm25 = BM25(TextIndex(self.texts), self.texts, self.fresh, dict(BM25_START))
         self.dense = Dense(self.texts, self.fresh, load_text_encoder("wordllama"))
         self.history = OwnHistory(corpus, self.bm25, self.texts, self.fresh, self.purchases, dict(HISTORY_START))
-        self.features = Features(corpus, self.texts, self.bm25, self.dense, self.history, self.fresh, self.purchases)
+        taste = np.random.default_rng(0).standard_normal((len(corpus.items), 3), np.float32)
+        self.features = Features(
+            corpus, self.texts, self.bm25, self.dense, self.history, self.fresh, self.purchases, taste
+        )
 
 
 @pytest.fixture(scope="module")
