@@ -31,7 +31,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from onesearch.corpus import TRAIN, VALID, Corpus, item_texts, make_split, sample_requests
+from onesearch.corpus import TRAIN, VALID, Corpus, Requests, item_texts, make_split, sample_requests
 from onesearch.embed import TextEncoder, load_text_encoder
 from onesearch.embed.alignment import Alignment, Projection
 from onesearch.errors import UserError
@@ -356,6 +356,7 @@ def held_out(
     """Recall of validation searches (dense, query to item) and of items bought in one visit, before and after."""
     popularity = np.bincount(corpus.item[split == TRAIN], minlength=len(corpus.items))
     requests = sample_requests(corpus, split, VALID, options.valid_requests, seed)
+    requests = Requests.of(corpus, requests.event[[bool(query) for query in requests.query]])
     asked = encoder.encode(requests.query)
     bought = interactions(corpus, split, VALID)
     pairs = together(corpus, bought, text, options.valid_requests, np.random.default_rng(seed))
@@ -403,8 +404,10 @@ def main() -> None:
         options, args = parse()
         args.disable_tqdm = False
         values = train(options, args)
-        if values:
-            Console().print(held_out_table(values))
+        if values and (table := held_out_table(values)).rows:
+            Console().print(table)
+        elif values:
+            log.warning("the validation part of the log has no searches or visits to measure with")
     except UserError as error:
         raise SystemExit(fail(error)) from None
 
