@@ -1,4 +1,12 @@
-"""Beam search over semantic IDs: every hypothesis is a prefix of a sellable item, every score exact."""
+"""Beam search over semantic IDs: every hypothesis is a prefix of an allowed item, every score exact.
+
+A filter never changes a score: probabilities are normalised before it is looked at. As log-probabilities only fall
+along a semantic ID, the best prefix that was ever cut bounds all items that were not reached: where it is below the
+k-th result, the answer is that of scoring every item, and the search says so.
+
+For the same reason a search can stop early for many of its prefixes: k items that a narrow beam has found leave no
+place among the first k for what lies below a prefix that scores less than all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,69 +15,107 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onesearch.model.generator import Context, Generator
+from onesearch.allowed import Allowed
+from onesearch.search.found import Found, check, check_filter, items_below
+from onesearch.search.scorer import Scorer, State
 
 
 @dataclass(frozen=True)
-class Found:
-    """The best items of B requests, best first.
+class BeamFound(Found):
+    """The result of a beam search.
 
     Attributes:
-        items: (B, k) int64 item indices, -1 where the catalogue has fewer.
-        scores: (B, k) float log-probability of the item's semantic ID, -inf beside -1.
+        exact: (B,) bool, whether no item that was not reached can have a higher score than the k-th result.
+        mass: (B, 2) float32, least and most probability that the model gives the whole catalogue, as far as this
+            search has seen; both 1 where probabilities are normalised over the children of a prefix.
     """
 
-    items: Tensor
-    scores: Tensor
+    exact: Tensor
+    mass: Tensor
+
+
+MARGIN = 1e-3
+"""A score may come out so much lower beside other beams, by rounding; what is this close to the k-th result is kept."""
 
 
 @torch.inference_mode()
-def beam_search(model: Generator, context: Context, beams: int, k: int) -> Found:
-    """The k most probable items among those that a beam of width `beams` reaches.
+def beam_search(
+    scorer: Scorer[State], beams: int, k: int, allowed: Allowed | None = None, early_stop: bool = False
+) -> BeamFound:
+    """The k most probable allowed items among those that a beam of width `beams`, or k if that is more, reaches.
 
     With `beams` at least the number of prefixes of every depth the result is that of scoring every item. Items that
-    share a semantic ID share its score and follow each other in the order of the SID table.
+    share a semantic ID share its score and follow each other in the order of the index.
+
+    Args:
+        early_stop: a beam of width k goes first, and prefixes below its k-th result are dropped. The result is the
+            same. It pays for a model that is sure of itself and `beams` well above k; otherwise the first beam is in
+            vain. Each step waits for the device, to know how many prefixes are left.
+
+    Raises:
+        ValueError: `beams` or `k` is less than 1; a filter of another catalogue.
+        FloatingPointError: the model's scores of a request, which is named, are not numbers.
     """
-    batch, levels = context.batch, model.bound.index.levels
-    device = context.states.device
-    codes = torch.zeros(batch, 1, 0, dtype=torch.int64, device=device)
-    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=device)
-    scores = torch.zeros(batch, 1, device=device)
-    following = (context.slot_codes[..., 0] >= 0)[:, None]  # (B, K, H)
-    for depth in range(levels):
-        hidden = model.hidden(context, codes)[:, :, -1]
-        log_prob, child, code = model.next_codes(context, depth, hidden, nodes, following)
+    if min(beams, k) < 1:
+        raise ValueError(f"beams and k must be at least 1, not {beams} and {k}")
+    check_filter(scorer.index, scorer.batch, allowed)
+    if early_stop and beams > k:
+        first = search(scorer, k, k, allowed)
+        check(first.scores)
+        least = first.scores[:, -1] - MARGIN
+        found = search(scorer, beams, k, allowed, least)
+        # A wide beam may lose what a narrow one keeps: then what was dropped might have been among its first k.
+        if bool((found.scores[:, -1] >= least).all()):
+            return found
+    found = search(scorer, max(beams, k), k, allowed)
+    check(found.scores)
+    return found
+
+
+def search(
+    scorer: Scorer[State], width: int, k: int, allowed: Allowed | None, least: Tensor | None = None
+) -> BeamFound:
+    """`beam_search` that does not wait for the device, unless prefixes that score less than `least` (B,) are to go."""
+    index = scorer.index
+    state = scorer.begin()
+    nodes = torch.zeros(scorer.batch, 1, dtype=torch.int64, device=scorer.device)
+    scores = torch.zeros(scorer.batch, 1, device=scorer.device)
+    cut = torch.full((scorer.batch,), -torch.inf, device=scorer.device)
+    mass = torch.ones(scorer.batch, 2, device=scorer.device)
+    for depth in range(index.levels):
+        log_prob, child, code = scorer.next_codes(state, depth, nodes)
         total = (scores.unsqueeze(-1) + log_prob).flatten(1)
-        scores, best = total.topk(min(max(beams, k), total.shape[1]), dim=1)
+        if not scorer.closed:
+            mass = torch.stack([total.exp().sum(1), mass[:, 1] - scores.exp().sum(1) + total.exp().sum(1)], 1)
+        if allowed is not None:
+            total = total.masked_fill(~allowed.below(depth + 1, child.flatten(1)), -torch.inf)
+        if least is not None:
+            total = total.masked_fill(total < least.unsqueeze(1), -torch.inf)
+        scores, best, left = best_of(total, min(width, len(index.code[depth])))
+        if least is not None:
+            alive = max(int((scores != -torch.inf).sum(1).max()), 1)
+            scores, best = scores[:, :alive], best[:, :alive]
+        cut = torch.maximum(cut, left)
         parent = best // child.shape[-1]
-        nodes, chosen = child.flatten(1).gather(1, best), code.flatten(1).gather(1, best)
-        codes = torch.cat([_rows(codes, parent), chosen.unsqueeze(-1)], -1)
-        following = _rows(following, parent) & (context.slot_codes[:, None, :, depth] == chosen.unsqueeze(-1))
-    return _leaves(model, nodes, scores, k)
+        nodes, code = child.flatten(1).gather(1, best), code.flatten(1).gather(1, best)
+        if depth + 1 < index.levels:
+            state = scorer.advance(state, depth, parent, code)
+    items, leaf = items_below(index, nodes, scores != -torch.inf, k, allowed)  # NaN is kept, to be told
+    empty = items < 0
+    found = scores.gather(1, leaf).masked_fill(empty, -torch.inf)
+    return BeamFound(
+        items=items,
+        scores=found,
+        log_prob=found,
+        nodes=nodes.gather(1, leaf).masked_fill(empty, 0),
+        exact=cut <= found[:, -1],
+        mass=mass,
+    )
 
 
-def _rows(values: Tensor, parent: Tensor) -> Tensor:
-    """values (B, K, ...) picked by parent (B, K')."""
-    index = parent.view(*parent.shape, *[1] * (values.ndim - 2)).expand(*parent.shape, *values.shape[2:])
-    return values.gather(1, index)
-
-
-def _leaves(model: Generator, nodes: Tensor, scores: Tensor, k: int) -> Found:
-    """The items below the final nodes (B, K), k of them."""
-    index = model.bound.index
-    below = index.below[-1]
-    first, count = below[nodes], below[nodes + 1] - below[nodes]
-    most = int(count.max())
-    place = torch.arange(most, device=nodes.device)
-    valid = (place < count.unsqueeze(-1)) & scores.isfinite().unsqueeze(-1)
-    items = index.items[first.unsqueeze(-1) + torch.minimum(place, count.unsqueeze(-1) - 1)]
-    items = items.masked_fill(~valid, -1).flatten(1)
-    spread = scores.unsqueeze(-1).expand(*scores.shape, most).masked_fill(~valid, -torch.inf).flatten(1)
-    # Valid places first, in the order of their scores: a stable sort keeps the order of the leaf.
-    order = spread.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    items, spread = items.gather(1, order), spread.gather(1, order)
-    short = k - items.shape[1]
-    if short > 0:
-        items = torch.nn.functional.pad(items, (0, short), value=-1)
-        spread = torch.nn.functional.pad(spread, (0, short), value=-torch.inf)
-    return Found(items, spread)
+def best_of(scores: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `width`, or all, of (B, M) scores: (B, K) scores, their places, and (B,) the best that is left over."""
+    if width >= scores.shape[1]:
+        return *scores.sort(dim=1, descending=True, stable=True), scores.new_full(scores.shape[:1], -torch.inf)
+    best, place = scores.topk(width + 1, dim=1)
+    return best[:, :-1], place[:, :-1], best[:, -1]

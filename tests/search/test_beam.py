@@ -14,7 +14,7 @@ from torch import Tensor
 from onesearch.model import Generator
 from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
-from onesearch.search import beam_search
+from onesearch.search import GeneratorScorer, beam_search
 
 EXACT = {"atol": 2e-4, "rtol": 1e-4}
 """Two ways to the same sum of float32 logarithms."""
@@ -60,7 +60,7 @@ def test_a_beam_as_wide_as_the_catalogue_is_brute_force(catalogue: dict[str, Any
     model, requests, codes, order = made(**catalogue)
     inputs = batch(requests)
     scores = code_log_prob(model, inputs, codes).sum(-1).double().numpy()
-    found = beam_search(model, model.read(**inputs), beams=len(codes), k=len(codes))
+    found = beam_search(GeneratorScorer(model, model.read(**inputs)), beams=len(codes), k=len(codes))
     for row, expected in enumerate(scores):
         items = found.items[row].tolist()
         assert sorted(items) == list(range(len(codes))), "every item, none twice"
@@ -86,7 +86,7 @@ def test_a_narrow_beam_is_a_plain_beam_search(catalogue: dict[str, Any], beams: 
     model, requests, codes, order = made(**catalogue)
     inputs = batch(requests)
     levels = code_log_prob(model, inputs, codes).cumsum(-1).double().numpy()
-    found = beam_search(model, model.read(**inputs), beams, k)
+    found = beam_search(GeneratorScorer(model, model.read(**inputs)), beams, k)
     for row in range(len(requests)):
         prefixes: set[tuple[int, ...]] = {()}
         for depth in range(1, codes.shape[1] + 1):
@@ -109,9 +109,9 @@ def test_a_request_alone_finds_what_it_finds_in_a_batch(catalogue: dict[str, Any
     together = code_log_prob(model, batch(requests), codes)
     for row, request in enumerate(requests):
         torch.testing.assert_close(code_log_prob(model, request, codes)[0], together[row], **EXACT)
-    found = beam_search(model, model.read(**batch(requests)), beams=5, k=5)
+    found = beam_search(GeneratorScorer(model, model.read(**batch(requests))), beams=5, k=5)
     for row, request in enumerate(requests):
-        alone = beam_search(model, model.read(**request), beams=5, k=5)
+        alone = beam_search(GeneratorScorer(model, model.read(**request)), beams=5, k=5)
         assert alone.items[0].tolist() == found.items[row].tolist()
         torch.testing.assert_close(alone.scores[0], found.scores[row], **EXACT)
 
@@ -120,7 +120,7 @@ def test_fewer_items_than_asked_leave_places_empty() -> None:
     codes = np.array([[0, 1], [0, 1], [2, 0]], np.int32)
     model = random_generator(1, codes, (3, 2))
     requests = random_batch(np.random.default_rng(1), codes)
-    found = beam_search(model, model.read(**batch(requests)), beams=4, k=7)
+    found = beam_search(GeneratorScorer(model, model.read(**batch(requests))), beams=4, k=7)
     assert found.items.shape == found.scores.shape == (len(requests), 7)
     assert (found.items[:, :3].sort(1).values == torch.arange(3)).all()
     assert (found.items[:, 3:] == -1).all() and found.scores[:, 3:].isneginf().all()

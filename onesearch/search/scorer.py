@@ -1,0 +1,114 @@
+"""What every search strategy asks of a model: the log-probabilities of the codes that may follow some prefixes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from onesearch.model.generator import Context, Generator
+from onesearch.model.language import Beams, LanguageModel, Prompt
+from onesearch.prefix import PrefixIndex
+
+State = TypeVar("State")
+
+
+class Scorer(Protocol[State]):
+    """B requests that a model has read.
+
+    Attributes:
+        index: the prefix index that is generated from.
+        batch: B.
+        device: where the tensors are.
+        closed: whether the probabilities of a prefix's children sum to 1; otherwise some probability goes to codes
+            that no item has.
+    """
+
+    index: PrefixIndex
+    batch: int
+    device: torch.device
+    closed: bool
+
+    def begin(self) -> State:
+        """The state of one empty prefix a request."""
+        ...
+
+    def next_codes(self, state: State, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities (B, K, C) of the children of the prefixes `nodes` (B, K) of depth `depth`, -inf in empty
+        places; the child nodes (B, K, C) and their codes (B, K, C), in empty places those of some child."""
+        ...
+
+    def advance(self, state: State, depth: int, parent: Tensor, code: Tensor) -> State:
+        """The state of K' prefixes of depth `depth + 1`: of the prefix `parent` (B, K') the child `code` (B, K')."""
+        ...
+
+
+@dataclass(frozen=True)
+class Followed:
+    """State of a `GeneratorScorer`: codes (B, K, d) so far, and which history slots (B, K, H) begin with them."""
+
+    codes: Tensor
+    following: Tensor
+
+
+class GeneratorScorer:
+    """Requests that a `Generator` has read."""
+
+    closed = True
+
+    def __init__(self, model: Generator, context: Context) -> None:
+        self.model, self.context, self.index = model, context, model.bound.index
+        self.batch, self.device = context.batch, context.states.device
+        sizes = model.config.level_sizes
+        if self.index.levels != len(sizes):
+            raise ValueError(f"the catalogue has {self.index.levels} levels, the model {len(sizes)}")
+
+    def begin(self) -> Followed:
+        return Followed(
+            codes=torch.zeros(self.batch, 1, 0, dtype=torch.int64, device=self.device),
+            following=(self.context.slot_codes[..., 0] >= 0)[:, None],
+        )
+
+    def next_codes(self, state: Followed, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = self.model.hidden(self.context, state.codes)[:, :, -1]
+        return self.model.next_codes(self.context, depth, hidden, nodes, state.following)
+
+    def advance(self, state: Followed, depth: int, parent: Tensor, code: Tensor) -> Followed:
+        continued = self.context.slot_codes[:, None, :, depth] == code.unsqueeze(-1)
+        return Followed(
+            codes=torch.cat([rows(state.codes, parent), code.unsqueeze(-1)], -1),
+            following=rows(state.following, parent) & continued,
+        )
+
+
+class LanguageScorer:
+    """Prompts that a language model has read."""
+
+    def __init__(self, model: LanguageModel, prompt: Prompt, index: PrefixIndex) -> None:
+        """Raises a `UserError` where the index has other levels than the model, or codes out of their range."""
+        model.check(index)
+        self.model, self.prompt, self.index = model, prompt, index
+        self.batch, self.device = prompt.batch, prompt.hidden.device
+        self.closed = model.normalise == "children"
+
+    def begin(self) -> Beams:
+        return self.prompt.begin
+
+    def next_codes(self, state: Beams, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        child, code, valid = self.index.children(depth, nodes)
+        logit = self.model.logits(state.hidden, depth)
+        if not self.closed:
+            logit = logit.log_softmax(-1)
+        logit = logit.gather(-1, code).masked_fill(~valid, -torch.inf)
+        return logit.log_softmax(-1) if self.closed else logit, child, code
+
+    def advance(self, state: Beams, depth: int, parent: Tensor, code: Tensor) -> Beams:
+        return self.model.step(self.prompt, state, parent, code + self.model.level_start[depth])
+
+
+def rows(values: Tensor, parent: Tensor) -> Tensor:
+    """values (B, K, ...) picked by parent (B, K')."""
+    place = parent.view(*parent.shape, *[1] * (values.ndim - 2)).expand(*parent.shape, *values.shape[2:])
+    return values.gather(1, place)
