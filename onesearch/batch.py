@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 BATCH = 64
 """Requests answered at once."""
 
-KEYS = {"query": str, "user": str, "k": int}
+KEYS = {"query": str, "user": str, "k": int, "where": str, "allow": list, "deny": list}
+KINDS = {str: "a text", int: "a whole number", list: "a list of texts"}
 
 
 def answer_file(
@@ -26,7 +27,8 @@ def answer_file(
 ) -> int:
     """Answer every line `{"query": ..., "user": ..., "k": ...}` of `source` into `target`; tell how many.
 
-    `user` and `k` may be left out. `target` appears when all lines are answered, whole or not at all.
+    Of the keys in `KEYS` all but `query` may be left out. `target` appears when all lines are answered, whole or not at
+    all.
 
     Raises:
         UserError: no such file, or a line that is no request (file and line are named).
@@ -41,7 +43,7 @@ def answer_file(
             part.open("w", encoding="utf-8") as out,
         ):
             numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-            requests = (read_request(line, f"{source} line {number}", k) for number, line in numbered)
+            requests = (_checked(retriever, line, f"{source} line {number}", k) for number, line in numbered)
             for answers in answer_all(retriever, requests):
                 out.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
                 done += len(answers)
@@ -66,7 +68,8 @@ def answer_all(retriever: Retriever, requests: Iterable[tuple[Request, int]]) ->
 
 def read_request(line: str, place: str, k: int) -> tuple[Request, int]:
     """One line as a request and its number of hits (`k` where it names none)."""
-    from onesearch.retriever import Request, check_length
+    from onesearch.retriever import Request
+    from onesearch.where import Filter
 
     try:
         value: Any = json.loads(line)
@@ -77,11 +80,26 @@ def read_request(line: str, place: str, k: int) -> tuple[Request, int]:
     for key, one in value.items():
         if key not in KEYS:
             raise UserError("unknown key", place=place, value=key, remedy=f"known: {', '.join(KEYS)}")
-        if not (isinstance(one, KEYS[key]) and one is not True) and not (key == "user" and one is None):
-            kind = "a whole number" if KEYS[key] is int else "a text"
+        if not _fits(key, one):
+            kind = KINDS[KEYS[key]]
             raise UserError(f"{key!r} is not {kind}", place=place, value=one, remedy=f"write {kind}")
-    check_length(value["query"], place)
     hits = value.get("k", k)
     if hits < 1:
         raise UserError("'k' is less than 1", place=place, value=hits, remedy="ask for at least one hit")
-    return Request(value["query"], value.get("user")), hits
+    allow = value.get("allow")
+    asked = Filter(value.get("where"), None if allow is None else tuple(allow), tuple(value.get("deny") or ()))
+    return Request(value["query"], value.get("user"), asked), hits
+
+
+def _fits(key: str, value: Any) -> bool:
+    if value is None:
+        return key not in ("query", "k")
+    if isinstance(value, list):
+        return KEYS[key] is list and all(isinstance(one, str) for one in value)
+    return isinstance(value, KEYS[key]) and not isinstance(value, bool)
+
+
+def _checked(retriever: Retriever, line: str, place: str, k: int) -> tuple[Request, int]:
+    request, hits = read_request(line, place, k)
+    retriever.check(request, place)
+    return request, hits

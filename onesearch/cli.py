@@ -153,10 +153,27 @@ def generate(
         str | None, typer.Option(metavar="ID", help="Who searches; nobody in particular if left out.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="NUMBER", help="How many items.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPR",
+            help='Only items for which this SQL expression over the columns of items holds, such as "price < 5 and '
+            "brand = 'Private'\" or, for a category and what is below it, \"array_contains(categories, 'CHEESE')\".",
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="ID|FILE", help="Only this item, or a file's; may be repeated.")
+    ] = None,
+    deny: Annotated[
+        list[str] | None, typer.Option(metavar="ID|FILE", help="Not this item, or a file's; may be repeated.")
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
-            "--input", metavar="FILE", help='Requests, a JSON line each: {"query": ..., "user": ..., "k": ...}'
+            "--input",
+            metavar="FILE",
+            help='Requests, a JSON line each: {"query": ..., "user": ..., "k": ..., "where": ..., "allow": [...], '
+            '"deny": [...]}; all but the query may be left out.',
         ),
     ] = None,
     target: Annotated[
@@ -170,12 +187,20 @@ def generate(
     if (source is None) != (target is None):
         raise UserError("--input and --output belong together", place="command line", remedy="give both")
     if source is not None and target is not None:
+        if where is not None or allow or deny:
+            remedy = f"write them into the lines of {source}"
+            raise UserError("--where, --allow and --deny are about --query", place="command line", remedy=remedy)
         _generate_file(_open(run).folder, source, target, k)
         return
     from onesearch.retriever import Request, Retriever
     from onesearch.tables import answer_table
+    from onesearch.where import Filter, item_ids
 
-    answer = asdict(Retriever.load(_open(run).folder).search([Request(query or "", user)], k)[0])
+    opened = _open(run)
+    asked = Request(query or "", user, Filter(where, item_ids(allow) if allow else None, item_ids(deny or ())))
+    retriever = Retriever.load(opened.folder)
+    retriever.check(asked, place="command line")
+    answer = asdict(retriever.search([asked], k)[0])
     console = Console()
     if as_json:
         console.print_json(data=answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from onesearch.allowed import Allowed
 from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Corpus, Requests, make_split
 from onesearch.corpus.popularity import DAY
@@ -22,8 +23,9 @@ from onesearch.model import Generator
 from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
 from onesearch.run import Run
-from onesearch.search import beam_search
+from onesearch.search import GeneratorScorer, beam_search
 from onesearch.sid import SidTable
+from onesearch.where import EVERYTHING, Filter, ItemFilters
 
 BEAMS = 64
 """Beam width: the results of the demo are with this one."""
@@ -31,13 +33,20 @@ BEAMS = 64
 BATCH = 128
 """Requests searched at once: bounds memory."""
 
+FILTER_BYTES = 2**28
+"""Memory for the different filters of the requests that are searched at once; a filter alone may take more."""
+
+BYTES_AN_ITEM = 6
+"""A filter's mask, the same in the order of semantic IDs, and its cumulative sum in int32."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """A query, and who asks it (None for nobody in particular)."""
+    """A query, who asks it (None for nobody in particular), and which items may come out."""
 
     query: str
     user: str | None = None
+    filter: Filter = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Given:
 
 @dataclass(frozen=True)
 class Answer:
-    """The hits of one request, best first, the purchases the model was given, most relevant first, and a remark."""
+    """The hits of one request, best first, the purchases the model was given, most relevant first, and a remark: that
+    the user is unknown, that fewer items match the filter than were asked for."""
 
     query: str
     user: str | None
@@ -88,6 +98,7 @@ class Retriever:
     def __init__(self, corpus: Corpus, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.corpus, self.table, self.builder = corpus, table, builder
         self.model = model.bind(_on_sale(table, builder)).eval()
+        self.filters = ItemFilters(corpus.items)
         self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
 
     @classmethod
@@ -110,41 +121,64 @@ class Retriever:
         builder = ContextBuilder.load(corpus, make_split(corpus, run.settings.split), encoder, table.codes, model)
         return cls(corpus, table, builder, Generator.from_pretrained(model))
 
-    def rank(self, requests: Requests, k: int, beams: int = BEAMS) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores."""
+    def rank(
+        self, requests: Requests, k: int, beams: int = BEAMS, filters: Sequence[Filter] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores.
+
+        Args:
+            filters: (Q) what each request asks of its items, checked with `ItemFilters.check`; by default nothing. A
+                filter that leaves at most k items returns all of them, whatever the beam.
+        """
+        asked = [EVERYTHING] * len(requests) if filters is None else filters
         items = np.full((len(requests), k), -1, np.int32)
         scores = np.full((len(requests), k), -np.inf, np.float32)
-        for start in range(0, len(requests), BATCH):
-            part = requests.part(slice(start, start + BATCH))
-            inputs, _ = self.builder.inputs(part)
+        for place in _parts(asked, max(1, FILTER_BYTES // (BYTES_AN_ITEM * len(self.corpus.items)))):
+            inputs, _ = self.builder.inputs(requests.part(place))
             context = self.model.read(**{name: value.to(self.model.device) for name, value in inputs.items()})
-            found = beam_search(self.model, context, max(beams, k), k)
-            items[start : start + BATCH] = found.items.cpu().numpy()
-            scores[start : start + BATCH] = found.scores.float().cpu().numpy()
+            found = beam_search(GeneratorScorer(self.model, context), max(beams, k), k, self._allowed(asked[place]))
+            items[place] = found.items.cpu().numpy()
+            scores[place] = found.scores.float().cpu().numpy()
         return items, scores
+
+    def check(self, request: Request, place: str) -> None:
+        """A `UserError` that begins with `place`: for a query of more than MAX_QUERY_CHARACTERS characters, a `where`
+        that is no boolean expression over the catalogue's columns, or an unknown item in `allow` or `deny`."""
+        check_length(request.query, place)
+        self.filters.check(request.filter, place)
 
     def search(self, requests: Sequence[Request], k: int) -> list[Answer]:
         """The k best items for each request, as of the end of the log.
 
-        A user whom the log does not know is answered without history, and the answer says so.
+        A user whom the log does not know is answered without history, and the answer says so; likewise where fewer
+        than k items match the filter.
 
         Raises:
-            UserError: a query of more than MAX_QUERY_CHARACTERS characters.
+            UserError: a request that does not pass `check`.
         """
         if not requests:
             return []
+        for number, request in enumerate(requests, 1):
+            self.check(request, place=f"request {number}")
         asked = self._now(requests)
-        items, scores = self.rank(asked, k)
+        items, scores = self.rank(asked, k, filters=[request.filter for request in requests])
         _, slots = self.builder.inputs(asked)
         return [
             self._answer(request, asked, place, items[place], scores[place], slots.event[place])
             for place, request in enumerate(requests)
         ]
 
+    def _allowed(self, filters: Sequence[Filter]) -> Allowed | None:
+        """The filters of B requests, equal ones once; None where no request has one."""
+        rows = {one: row for row, one in enumerate(dict.fromkeys(filters))}
+        if rows.keys() <= {EVERYTHING}:
+            return None
+        device = self.model.device
+        row = torch.tensor([rows[one] for one in filters], device=device)
+        return Allowed.of(self.model.bound.index, self.filters.masks(list(rows)).to(device), row)
+
     def _now(self, requests: Sequence[Request]) -> Requests:
         """The requests as if asked right after the last event of the log."""
-        for number, request in enumerate(requests, 1):
-            check_length(request.query, place=f"request {number}")
         user = np.array([self._user.get(request.user or "", -1) for request in requests], np.int32)
         offsets, known = self.corpus.offsets, user >= 0
         now = int(self.corpus.time.max(initial=0)) + 1
@@ -186,10 +220,31 @@ class Retriever:
             for event, item in ((int(event), int(corpus.item[event])) for event in events if event >= 0)
         ]
         known = bool(asked.user[place] >= 0)
-        note = None
+        notes = []
         if request.user is not None and not known:
-            note = f"user {request.user!r} is not in the log: answered without history"
-        return Answer(request.query, request.user, known, hits, given, note)
+            notes.append(f"user {request.user!r} is not in the log: answered without history")
+        if request.filter != EVERYTHING and len(hits) < len(items):
+            notes.append(_few(len(hits)))
+        return Answer(request.query, request.user, known, hits, given, "; ".join(notes) or None)
+
+
+def _few(matching: int) -> str:
+    """Fewer hits than were asked for are all the items that match, since a beam is never narrower than that."""
+    if matching == 0:
+        return "no item matches the filter"
+    return "only 1 item matches the filter" if matching == 1 else f"only {matching:,} items match the filter"
+
+
+def _parts(filters: Sequence[Filter], most: int) -> Iterator[slice]:
+    """Q requests in turn, so many at once that neither they nor their different filters are too many."""
+    start, seen = 0, set[Filter]()
+    for place, one in enumerate(filters):
+        if place - start == BATCH or (len(seen) == most and one not in seen):
+            yield slice(start, place)
+            start, seen = place, set()
+        seen.add(one)
+    if start < len(filters):
+        yield slice(start, len(filters))
 
 
 def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:

@@ -10,6 +10,7 @@ import pytest
 from onesearch.batch import BATCH, answer_file, read_request
 from onesearch.errors import UserError
 from onesearch.retriever import Answer, Request, Retriever
+from onesearch.where import Filter
 
 
 class Echo:
@@ -17,6 +18,9 @@ class Echo:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+
+    def check(self, request: Request, place: str) -> None:
+        pass
 
     def search(self, requests: Sequence[Request], k: int) -> list[Answer]:
         self.sizes.append(len(requests))
@@ -49,10 +53,15 @@ def test_answers_come_in_the_order_of_the_requests_each_with_its_own_k(tmp_path:
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: no request"),
         ('{"user": "1"}', "line 2: no request"),
-        ('{"query": "a", "usr": "1"}', "line 2: unknown key: 'usr' .known: query, user, k"),
+        ('{"query": "a", "usr": "1"}', "line 2: unknown key: 'usr' .known: query, user, k, where, allow, deny"),
         ('{"query": "a", "user": 1001}', "line 2: 'user' is not a text: 1001"),
         ('{"query": "a", "k": true}', "line 2: 'k' is not a whole number"),
         ('{"query": "a", "k": 0}', "line 2: 'k' is less than 1"),
+        ('{"query": "a", "k": null}', "line 2: 'k' is not a whole number"),
+        ('{"query": null}', "line 2: 'query' is not a text"),
+        ('{"query": "a", "where": 5}', "line 2: 'where' is not a text: 5"),
+        ('{"query": "a", "allow": "1"}', "line 2: 'allow' is not a list of texts: '1'"),
+        ('{"query": "a", "deny": ["1", 2]}', "line 2: 'deny' is not a list of texts"),
     ],
 )
 def test_a_line_that_is_no_request_is_named_and_nothing_is_written(tmp_path: Path, line: str, message: str) -> None:
@@ -72,3 +81,11 @@ def test_files_that_are_missing_or_not_text(tmp_path: Path) -> None:
 
 def test_user_null_is_nobody_in_particular() -> None:
     assert read_request('{"query": "tea", "user": null}', "here", 3) == (Request("tea", None), 3)
+
+
+def test_filters_of_a_request() -> None:
+    line = '{"query": "tea", "where": "price < 5", "allow": ["a", "b"], "deny": ["b"]}'
+    assert read_request(line, "here", 3) == (Request("tea", None, Filter("price < 5", ("a", "b"), ("b",))), 3)
+    assert read_request('{"query": "tea", "allow": []}', "here", 3)[0].filter == Filter(allow=()), "none may come out"
+    absent = read_request('{"query": "tea", "where": null, "allow": null, "deny": null}', "here", 3)
+    assert absent == (Request("tea"), 3)

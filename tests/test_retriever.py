@@ -15,6 +15,7 @@ from onesearch.corpus import TEST, make_split, sample_requests
 from onesearch.errors import UserError
 from onesearch.retriever import Answer, Request, Retriever
 from onesearch.sid import SidTable
+from onesearch.where import EVERYTHING, Filter
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,115 @@ def test_generate_streams_a_file(trained_run: Path, retriever: Retriever, tmp_pa
     (line,) = refused.stderr.splitlines()
     assert refused.exit_code == 2 and line.startswith(f"onesearch: {tmp_path / 'in.jsonl'} line 2: query too long")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"], "nothing half-written is left"
+
+
+def test_a_filter_leaves_what_matches_in_the_same_order_with_the_same_scores(retriever: Retriever) -> None:
+    total = len(retriever.corpus.items)
+    filters = [EVERYTHING, Filter("price < 20 and brand = 'acme'"), Filter(deny=("i0", "i5")), Filter("price > 40")]
+    whole, *answers = retriever.search([Request("cold cereal", "u3", one) for one in filters], total)
+    price = {hit.item_id: hit.price or 0 for hit in whole.hits}
+    brand = {hit.item_id: hit.brand for hit in whole.hits}
+    kept = [
+        [one for one in ids(whole) if price[one] < 20 and brand[one] == "acme"],
+        [one for one in ids(whole) if one not in ("i0", "i5")],
+        [one for one in ids(whole) if price[one] > 40],
+    ]
+    scores = {hit.item_id: hit.score for hit in whole.hits}
+    for answer, expected in zip(answers, kept, strict=True):
+        assert ids(answer) == expected and 0 < len(expected) < total
+        assert [hit.score for hit in answer.hits] == pytest.approx([scores[one] for one in expected], abs=1e-4)
+        assert answer.note == f"only {len(expected)} items match the filter"
+
+
+def test_a_filter_that_leaves_few_returns_all_of_them_whatever_the_beam(retriever: Retriever) -> None:
+    corpus = retriever.corpus
+    requests = sample_requests(corpus, make_split(corpus), TEST, 20, seed=0)
+    three = Filter(allow=("i47", "i3", "i20"))
+    items, scores = retriever.rank(requests, 3, beams=1, filters=[three] * len(requests))
+    expected = [corpus.items["item_id"].to_list().index(one) for one in three.allow or ()]
+    assert (np.sort(items, 1) == np.sort(expected)).all() and np.isfinite(scores).all()
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_the_answer_says_how_many_match(retriever: Retriever) -> None:
+    filters = [Filter("price > 1e6"), Filter(allow=("i7",)), Filter("price > 1"), Filter(allow=())]
+    notes = [answer.note for answer in retriever.search([Request("coffee", None, one) for one in filters], 5)]
+    nothing = "no item matches the filter"
+    assert notes == [nothing, "only 1 item matches the filter", None, nothing]
+    (answer,) = retriever.search([Request("coffee", "stranger", filters[0])], 5)
+    assert answer.hits == []
+    assert answer.note == f"user 'stranger' is not in the log: answered without history; {nothing}"
+
+
+def test_many_different_filters_are_searched_in_parts(retriever: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [Request("dish soap", f"u{n % 9}", Filter(deny=(f"i{n % 40}",))) for n in range(60)]
+    together = retriever.search(requests, 4)
+    monkeypatch.setattr("onesearch.retriever.FILTER_BYTES", 1)  # one filter at once
+    for one, other in zip(together, retriever.search(requests, 4), strict=True):
+        assert ids(one) == ids(other)
+    assert all(request.filter.deny[0] not in ids(one) for request, one in zip(requests, together, strict=True))
+
+
+def test_filters_that_are_wrong_name_the_request(retriever: Retriever) -> None:
+    with pytest.raises(UserError, match=r"request 2: unknown column in 'where': 'prize' \(did you mean 'price'\?\)"):
+        retriever.search([Request("tea"), Request("tea", None, Filter("prize < 5"))], 5)
+    with pytest.raises(UserError, match="request 1: unknown item in 'deny': 'gone'"):
+        retriever.search([Request("tea", None, Filter(deny=("gone",)))], 5)
+
+
+def test_items_that_were_removed_match_no_filter(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    removed = onesearch("quantize", "--run", run, "--remove", "i4", "--remove", "i40")
+    assert removed.exit_code == 0, removed.output
+    (answer,) = Retriever.load(run).search(
+        [Request("coffee", "u1", Filter("price > 40", allow=("i4", "i40", "i41")))], 5
+    )
+    assert ids(answer) == ["i41"] and answer.note == "only 1 item matches the filter"
+
+
+def test_generate_with_filters(trained_run: Path, tmp_path: Path) -> None:
+    arguments = ("generate", "--run", trained_run, "--query", "orange juice", "--user", "u5", "-k", "4")
+    (tmp_path / "shelf.jsonl").write_text("".join(f'{{"item_id": "i{n}"}}\n' for n in range(40, 45)))
+    lists = ("--allow", tmp_path / "shelf.jsonl", "--allow", "i46", "--deny", "i41", "--deny", "i42")
+    done = onesearch(*arguments, *lists, "--where", "price > 42 or brand = 'none'", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert sorted(hit["item_id"] for hit in answer["hits"]) == ["i43", "i44", "i46"]
+    assert answer["note"] == "only 3 items match the filter"
+    nothing = onesearch(*arguments, "--where", "price < 0")
+    assert "no item fits" in nothing.stdout and "no item matches the filter" in nothing.stdout
+    for wrong, message in (
+        (("--where", "price < 'abc'"), "command line: wrong type in 'where', cannot compare string with"),
+        (("--deny", "nothing"), "command line: unknown item in 'deny': 'nothing' (name items of the catalogue)"),
+    ):
+        refused = onesearch(*arguments, *wrong)
+        (line,) = refused.stderr.splitlines()
+        assert refused.exit_code == 2 and message in line
+
+
+def test_a_file_of_requests_with_filters(trained_run: Path, tmp_path: Path) -> None:
+    lines = [
+        {"query": "chips", "k": 3, "where": "brand = 'dune'", "deny": ["i7"]},
+        {"query": "chips", "k": 3},
+        {"query": "chips", "user": "u2", "k": 3, "allow": ["i2", "i1"]},
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines * 30))
+    arguments = ("generate", "--run", trained_run, "--input", source, "--output", target)
+    done = onesearch(*arguments)
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in target.read_text().splitlines()]
+    assert {hit["brand"] for hit in answers[0]["hits"]} == {"dune"} and len(answers[0]["hits"]) == 3
+    assert sorted(hit["item_id"] for hit in answers[2]["hits"]) == ["i1", "i2"]
+    assert answers[0]["hits"] == answers[87]["hits"] and answers[1]["note"] is None
+    for wrong, message in (
+        ({"where": "prize < 5"}, "unknown column in 'where': 'prize' (did you mean 'price'?)"),
+        ({"allow": ["i1", "i99"]}, "unknown item in 'allow': 'i99' (name items of the catalogue)"),
+    ):
+        source.write_text(json.dumps(lines[0]) + "\n" + json.dumps({"query": "chips", **wrong}) + "\n")
+        refused = onesearch(*arguments)
+        assert refused.exit_code == 2
+        assert refused.stderr.splitlines() == [f"onesearch: {source} line 2: {message}"]
 
 
 def test_a_run_without_a_model_says_how_to_train_one(quantized_run: Path) -> None:
