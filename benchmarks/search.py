@@ -1,6 +1,6 @@
 """How fast is constrained search, beside `generate` with a trie and beside the model's bare forward?
 
-    python -m benchmarks.search            # about five minutes on two cores
+    python -m benchmarks.search            # about ten minutes on two cores
     python -m benchmarks.search --quick    # without `generate` at 256 beams, without memory and scaling
 
 An untrained Llama (4 layers, width 256, vocabulary 9,000) and a BART of 4 and 4 such layers, 4 requests of 128 tokens,
@@ -317,7 +317,7 @@ def main() -> None:
     trie = trie_of(codes)
     slowest = 50 if options.quick else 256
     llama = compare("llama", index, trie, options.runs, slowest)
-    compare("bart", index, trie, options.runs, 50)
+    compare("bart", index, trie, options.runs, slowest)
     compare("llama", PrefixIndex.build(codes[: options.items // 10]), None, options.runs, 0)
     sure_of_itself(index, options.runs)
     if not options.quick:

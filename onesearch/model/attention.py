@@ -136,7 +136,7 @@ def _block(query: Tensor, key: Tensor, value: Tensor, prompt_key: Tensor, prompt
     batch, beams, groups, each, width = query.shape
     folded = query.transpose(1, 2).reshape(batch * groups, beams * each, width)
     prompt_score = torch.baddbmm(bias, folded, prompt_key)  # (B * g, k * e, S)
-    own_score = (query.unsqueeze(-2) * key.unsqueeze(-3)).sum(-1)  # (B, k, g, e, t)
+    own_score = query @ key.transpose(-1, -2)  # (B, k, g, e, t)
     own_score = own_score.transpose(1, 2).reshape(batch * groups, beams * each, -1)
     weight = torch.cat([prompt_score, own_score], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     places = prompt_score.shape[-1]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onesearch.allowed import Allowed
 from onesearch.model import Generator
 from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
@@ -70,6 +71,24 @@ def test_a_beam_as_wide_as_the_catalogue_is_brute_force(catalogue: dict[str, Any
         for one, other in zip(wanted := ranked(expected, codes, order), wanted[1:], strict=False):
             if (codes[one] == codes[other]).all():
                 assert place[other] == place[one] + 1, "items of one semantic ID follow each other in their order"
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(catalogues, st.integers(1, 60))
+def test_a_filter_leaves_scores_as_they_are(catalogue: dict[str, Any], k: int) -> None:
+    model, requests, codes, order = made(**catalogue)
+    inputs = batch(requests)
+    scores = code_log_prob(model, inputs, codes).sum(-1).double().numpy()
+    rng = np.random.default_rng(catalogue["seed"])
+    mask = torch.from_numpy(rng.random((len(requests), len(codes))) < rng.random((len(requests), 1)))
+    scorer = GeneratorScorer(model, model.read(**inputs))
+    found = beam_search(scorer, len(codes), k, Allowed.of(scorer.index, mask))
+    assert found.exact.all()
+    for row, expected in enumerate(scores):
+        wanted = [item for item in ranked(expected, codes, order) if mask[row, item]][:k]
+        items = found.items[row][found.items[row] >= 0].tolist()
+        assert items == wanted
+        np.testing.assert_allclose(found.scores[row][: len(items)], expected[wanted], **EXACT)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
