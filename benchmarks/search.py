@@ -306,6 +306,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
+    if not options.quick:
+        memory(options.threads)  # before all else: a process begins with the peak of the one that started it
     codes = random_ids(options.items)
     start = perf_counter()
     index = PrefixIndex.build(codes)
@@ -322,7 +324,6 @@ def main() -> None:
     sure_of_itself(index, options.runs)
     if not options.quick:
         scaling(options.runs, options.largest)
-        memory(options.threads)
     named = ["speedup_beam10", "speedup_beam50", "speedup_beam256", "over_floor_beam50", "over_floor_beam256"]
     figures: dict[str, float | None] = {name: round(llama[name], 3) if name in llama else None for name in named}
     figures["index_share"] = round(max(llama[f"index_share_beam{beams}"] for beams in BEAMS), 4)

@@ -21,6 +21,14 @@ def test_the_snippets_run_in_their_order(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{text}\n{done.stderr}"
 
 
+def test_the_snippets_about_search_run(tmp_path: Path) -> None:
+    snippets = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/search.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert snippets
+    for text in snippets:
+        done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_every_command_and_every_file_it_names_exists() -> None:
     from typer.main import get_command
 
