@@ -3,7 +3,11 @@
 One semantic ID a product, the codes of the mean of its views; a query picture is one view, encoded alone. Fitted on the
 views of most products; the others were never seen, neither they nor their category. `agreement@l` counts pairs of views
 of one product that share their first l codes, `lands@l` views that share them with their product's ID, and `others@l`
-pairs of views of different products: a quantizer that puts everything into a few cells agrees about everything.
+pairs of views of different products: a quantizer that puts everything into a few cells agrees about everything. So does
+one of low entropy: `bits@l` is that of the products' first l codes.
+
+Settings are chosen with `VARIANTS` on the products of `never_held_out`, which are split anew: what a seed holds out has
+been seen by no choice.
 
 All quantizers read the same `WIDTH` principal directions of the views they are fitted on: the rotation that belongs to
 an optimized product quantizer costs the cube of the width.
@@ -22,12 +26,13 @@ from numpy.typing import NDArray
 
 from onesearch.embed.text import unit_rows
 from quantizers import Quantizer, ResidualKMeans, independent_coding_rate
-from quantizers.metrics import prefix_ids
+from quantizers.metrics import level_entropy, prefix_ids
 from quantizers.rq_vae import RQVAE
 from quantizers.views import category_purity, prefix_agreement, prefix_landing
 from quantizers.vrq import VRQ
 
 HELD_OUT: Final = 0.2
+SEEDS: Final = (0, 1, 2)
 LEVELS: Final = (64, 64, 64)
 TAIL: Final = (64, 64)
 WIDTH: Final = 256
@@ -73,14 +78,17 @@ Fit = Callable[[Pictures, int], Coded]
 
 
 def compare(
-    pictures: Pictures, seeds: Sequence[int] = (0, 1, 2), others: Mapping[str, Pictures] | None = None
+    pictures: Pictures,
+    seeds: Sequence[int] = SEEDS,
+    others: Mapping[str, Pictures] | None = None,
+    quantizers: Mapping[str, Fit] | None = None,
 ) -> list[dict[str, Any]]:
     """One row a quantizer and part ("all", "fitted", "held out", and those of `others`): means over the seeds.
 
-    A seed decides both the split of the products and the start of the quantizers.
+    A seed decides both the split of the products and the start of the quantizers, by default all of `QUANTIZERS`.
     """
     rows = []
-    for name, fit in QUANTIZERS.items():
+    for name, fit in (quantizers or QUANTIZERS).items():
         found: dict[str, list[dict[str, float]]] = {}
         started = time.process_time()
         for seed in seeds:
@@ -104,6 +112,12 @@ def split(products: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64
     return np.sort(order[held:]), np.sort(order[:held])
 
 
+def never_held_out(products: int) -> NDArray[np.int64]:
+    """Those that every one of the `SEEDS` fits on, ascending."""
+    known = [split(products, seed)[0] for seed in SEEDS]
+    return np.flatnonzero(np.bincount(np.concatenate(known), minlength=products) == len(SEEDS))
+
+
 def principal(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """(D, d) the orthonormal directions that keep most of the (V, D) vectors' length; not centred, angles stay."""
     _, directions = np.linalg.eigh(vectors.T @ vectors)  # the largest last
@@ -118,6 +132,8 @@ def measures(pictures: Pictures, views: NDArray[np.int32], items: NDArray[np.int
     for level in range(len(LEVELS)):
         found |= {f"agreement@{level + 1}": float(agreement[level]), f"lands@{level + 1}": float(lands[level])}
         found[f"others@{level + 1}"] = float(others[level])
+    entropy = level_entropy(prefix_ids(items), [len(items)] * items.shape[1])
+    found |= {f"bits@{level}": float(entropy[level - 1]) for level in (1, 2)}
     first = np.unique(pictures.product, return_index=True)[1]
     if (pictures.category >= 0).any():
         found["purity@1"] = category_purity(items[:, 0], pictures.category[first])
@@ -155,11 +171,11 @@ def _plain(make: Callable[[int], Quantizer], of_means: bool = False) -> Fit:
     return fit
 
 
-def _vrq(tail: Sequence[int]) -> Fit:
+def _vrq(tail: Sequence[int] = (), category_weight: float = 0.5) -> Fit:
     """The one that is told which views are of one product, and the products' categories."""
 
     def fit(pictures: Pictures, seed: int) -> Coded:
-        quantizer = VRQ(LEVELS, tail=tail, seed=seed)
+        quantizer = VRQ(LEVELS, tail=tail, category_weight=category_weight, seed=seed)
         quantizer.fit(pictures.vectors, product=pictures.product, category=pictures.category)
         return lambda those: (quantizer.encode(those.vectors), quantizer.encode_products(those.vectors, those.product))
 
@@ -171,6 +187,9 @@ QUANTIZERS: Final[Mapping[str, Fit]] = {
     "ResidualKMeans of means": _plain(lambda seed: ResidualKMeans(LEVELS, seed=seed), of_means=True),
     "RQVAE": _plain(lambda seed: RQVAE(LEVELS, batch=256, seed=seed)),  # 80 passes over the views
     "KHQE": _plain(lambda seed: ResidualKMeans(LEVELS, tail=TAIL, balance="last", seed=seed)),
-    "VRQ": _vrq(()),
+    "VRQ": _vrq(),
     "VRQ with tail": _vrq(TAIL),
+}
+VARIANTS: Final[Mapping[str, Fit]] = QUANTIZERS | {
+    f"VRQ, category {weight}": _vrq(category_weight=weight) for weight in (0.0, 0.25, 1.0)
 }

@@ -1,30 +1,23 @@
 """VRQ: residual codes whose first levels all views of a product share, and whose last levels tell products apart.
 
 After OneVision (https://arxiv.org/abs/2510.05759): views of a product (photos, texts, the searches for it) are brought
-together at the shallow levels by a contrastive loss, a category feature shapes them, deep levels distinguish, and an
-optimized product quantizer codes what is left of the item. The paper's formulas are not known to us, so what follows is
-our completion of its description, and so are all weights:
+together at the shallow levels, a category feature shapes them, deep levels distinguish, and an optimized product
+quantizer codes what is left of the item. The paper's formulas are not known to us, so what follows is our completion of
+its description:
 
-    z = W x / |W x|          one view, centred and scaled before
-    z_p                      the item: the mean of its views' z, brought back to length 1
-    q^(l) = sum_{j<=l} C_j[c_j]
-    loss = |V q_p - x_p|^2 + 0.25 sum_l |z_p - sg(q_p^(l))|^2     the item is reconstructed, not the view
-         + mean_{l<=S} InfoNCE(q_a^(l), q_b^(l))                   of two views; the other items are the negatives
-         + mean_{l<=S} CE(c_l of the item | z_a - q_p^(l-1))       of every view
-         + CE(category | q_p^(1))
-         + [1 - |z_p - z_o|^2 / m^2]_+                             of items p and o with the same first S codes
+    z = W x / |W x|      one view, centred and scaled before; W is a discriminant analysis with products as its classes
+    z_p                  the item: the mean of its views' z, brought back to length 1
+    c_l, l <= S          residual k-means of z_p; at level 1 of (z_p, category), a category being a direction of its own
+    r = x_p - sum_l V_l[c_l]    what the shallow codes leave of the item's mean view; V_l is the (shrunk) mean residual
+    c_l, l > S           residual k-means of R r, the last level balanced; R makes r equally long in all directions
+    tail                 optimized product quantization of what all of these leave of the item's mean view
 
-Gradients pass codes straight through; W starts as a linear discriminant analysis, which turns down the directions in
-which views of one product differ; for the first fifth of the steps it learns without codes (z in the place of q, and
-only what then makes sense of the loss); codebooks are moving averages that start from k-means. Without care the views
-agree best when there is one code only: so while learning, items are assigned to shallow codes by Sinkhorn's balance. m
-is twice the root of the mean squared distance that the last level leaves. When the projection is learned, the deep
-codebooks are fitted anew, by k-means, to what the shallow ones leave of the items, and V by least squares. Differs from
-the paper: the category is what q^(1) must say, not part of the input, because a query has none; no circle loss.
+A query is one view and has no category, so no code is chosen by it: it only decides which items make a centroid.
 
-What to expect: where views differ in fixed directions (as in the tests), the discriminant start alone brings most of
-the agreement; the steps after it trade some of that for items that are told apart. `steps=5, learning_rate=1e-6` shows
-the start alone.
+Deviates from the paper: there, contrastive and circle losses are learned by gradient. A projection learned so (InfoNCE
+of two views and of their codes, commitment, cross-entropy of the category, a margin between items of one cell) was
+measured: it is ahead on products it has seen and behind on new ones (docs/tokenizers.md). The discriminant is closed
+form, and its shrinkage is for new products (`quantizers/shared_prefixes.py`).
 
 Fewer items than codes are fine: the codes that are left over are used by none of them.
 """
@@ -40,36 +33,36 @@ from numpy.typing import NDArray
 
 from quantizers.codebooks import encode_residuals, find_codebooks, find_used_sizes, name_codebooks, sum_codes
 from quantizers.folder import read_config, read_tensors, write_folder
-from quantizers.kmeans import kmeans
-from quantizers.learning import check_settings, one_thread_and_seed, random_rows
+from quantizers.kmeans import balanced_kmeans, kmeans
 from quantizers.nearest import nearest
 from quantizers.network import Layers, apply_layers, find_layers, name_layers
+from quantizers.parallel import one_openmp_thread
 from quantizers.product import fit_parts
 from quantizers.rows import Centre, check_shape, codes_of, finite_blocks
-from quantizers.shared_prefixes import Views, learn_shared_prefixes
+from quantizers.shared_prefixes import Sample, distinct_projection, draw_products, shared_projection, sums_by
 
-_SETTINGS: Final = ("shallow", "tail", "projection", "steps", "batch", "learning_rate", "seed")
-_ITERATIONS: Final = 25  # of k-means, at the end
+_SETTINGS: Final = ("shallow", "tail", "category_weight", "seed")
+_ITERATIONS: Final = 25  # of k-means
 _POINTS_PER_CODE: Final = 256
-_RIDGE: Final = 1e-6  # of the mean square of a coordinate
+_PRIOR: Final = 0.5  # products at the mean of all that each shallow code is thought to have besides its own
+_CATEGORIES: Final = 128  # dimensions, at most, in which categories are directions of their own
 
 
 class VRQ:
-    """A projection, S shallow codebooks that views share, deep ones, and the parts of a tail.
+    """S shallow codebooks that views of a product share, deep ones, and the parts of a tail.
 
     Args:
         level_sizes: L numbers of codes.
         shallow: S, how many of the first levels all views of a product should share.
         tail: T equal numbers of codes of the parts of the last residual, as in `ResidualKMeans`.
-        projection: width of z, at most that of the vectors.
-        steps: of the optimizer (Adam).
-        batch: products a step, two views of each.
-        learning_rate: at the start.
-        seed: of the batches, the views and the codebooks.
+        category_weight: how far apart items of different categories are taken to be at level 1, as a share of the root
+            mean square distance of an item from the mean item. More makes codes purer and views agree less.
+        seed: of the sample and the codebooks.
 
     Attributes:
         level_sizes: L + T numbers, those of the tail last.
-        codebooks: L + T arrays (k_l, d) float32, k_l <= K_l.
+        codebooks: L + T arrays (k_l, D) float32, k_l <= K_l: of z at the shallow levels, of R r at the deep
+            ones, of the vectors themselves in the tail.
     """
 
     def __init__(
@@ -77,33 +70,25 @@ class VRQ:
         level_sizes: Sequence[int] = (256, 256, 256),
         shallow: int = 2,
         tail: Sequence[int] = (),
-        projection: int = 128,
-        steps: int = 1000,
-        batch: int = 512,
-        learning_rate: float = 3e-3,
+        category_weight: float = 0.5,
         seed: int = 0,
     ) -> None:
-        check_settings(
-            learning_rate,
-            level_sizes=level_sizes,
-            shallow=shallow,
-            tail=[1, *tail],
-            projection=projection,
-            steps=steps,
-            batch=batch,
-        )
-        if shallow > len(level_sizes):
-            raise ValueError(f"shallow must be at most the number of levels, {len(level_sizes)}, not {shallow}")
-        if len(set(tail)) > 1:
-            raise ValueError(f"the parts of the tail must have equal sizes, not {tuple(tail)}")
+        if not level_sizes or min(level_sizes) < 1:
+            raise ValueError(f"level_sizes must be one or more positive numbers, not {level_sizes!r}")
+        if not 1 <= shallow <= len(level_sizes):
+            raise ValueError(f"shallow must be from 1 to the number of levels, {len(level_sizes)}, not {shallow}")
+        if tail and (min(tail) < 1 or len(set(tail)) > 1):
+            raise ValueError(f"the parts of the tail must have equal positive sizes, not {tuple(tail)}")
+        if not 0 <= category_weight < np.inf:
+            raise ValueError(f"category_weight must not be negative, and finite, not {category_weight!r}")
         self.tail, self.shallow = tuple(int(size) for size in tail), int(shallow)
         self.level_sizes = (*(int(size) for size in level_sizes), *self.tail)
-        self.projection, self.steps, self.batch = int(projection), int(steps), int(batch)
-        self.learning_rate, self.seed = float(learning_rate), int(seed)
+        self.category_weight, self.seed = float(category_weight), int(seed)
         self.codebooks: list[NDArray[np.float32]] = []
+        self._values: list[NDArray[np.float32]] = []
         self._prices: list[NDArray[np.float32]] = []
-        self._encoder: Layers = []
-        self._decoder: Layers = []
+        self._shared: Layers = []
+        self._distinct: Layers = []
         self._centre = Centre(np.zeros(0, np.float32), np.float32(1))
 
     def fit(
@@ -112,7 +97,7 @@ class VRQ:
         product: NDArray[np.integer] | None = None,
         category: NDArray[np.integer] | None = None,
     ) -> Self:
-        """Learn from views of products.
+        """Learn from views of products: of a sample of the products, where they are very many.
 
         Args:
             x: (N, D) the views, which may be a memory map.
@@ -120,27 +105,21 @@ class VRQ:
             category: (N,) the category of each, -1 where it is unknown; views of one product should not contradict.
 
         Raises:
-            ValueError: there is no vector, one is not finite (its row is named), the shapes do not fit, or learning
-                diverged.
+            ValueError: there is no vector, one is not finite (its row is named), or the shapes do not fit.
         """
+        check_shape(x, None)
+        for name, given in (("product", product), ("category", category)):
+            if given is not None and given.shape != (len(x),):
+                raise ValueError(f"{name} has the shape {given.shape}, expected {(len(x),)}: one for each vector")
+        index = np.arange(len(x)) if product is None else np.unique(product, return_inverse=True)[1]
+        of_product = np.full(int(index.max()) + 1, -1, np.int64)
+        if category is not None:
+            np.maximum.at(of_product, index, category)
         centre = Centre.of(x)
-        views = Views(x, centre, product, category)
-        width = min(self.projection, x.shape[1])
-        with one_thread_and_seed(self.seed):
-            projection, codebooks = learn_shared_prefixes(
-                views,
-                self.level_sizes[: self._levels],
-                self.shallow,
-                width,
-                self.steps,
-                self.batch,
-                self.learning_rate,
-                self.seed,
-            )
-        self._centre, self._encoder = centre, [(projection, np.zeros(width, np.float32))]
-        items = self._items(x, views.index, len(views))
-        self._fit_deep(codebooks, items)
-        self._fit_decoder(x, views.index, items)
+        most = _POINTS_PER_CODE * max(self.level_sizes)
+        with one_openmp_thread():
+            self._fit(draw_products(x, centre, index, of_product, most, self.seed))
+        self._centre = centre
         return self
 
     def encode(self, x: NDArray[np.floating]) -> NDArray[np.int32]:
@@ -151,14 +130,15 @@ class VRQ:
         """
 
         def code(block: NDArray[np.float32]) -> NDArray[np.int32]:
-            return self._codes(self._project(block).astype(np.float32))
+            seen = self._centre.remove(block)
+            return self._codes(self._project(seen).astype(np.float32), seen)
 
         return codes_of(x, self._width(), len(self.level_sizes), code)
 
     def encode_products(self, x: NDArray[np.floating], product: NDArray[np.integer]) -> NDArray[np.int32]:
         """(N, D) views, (N,) which product each shows -> (P, L + T) codes of the P products, by ascending number.
 
-        A product's codes are those of the mean over its views, brought back to length 1.
+        A product's codes are those of the mean over its views.
 
         Raises:
             ValueError: as `encode`, or there is not one product for each view.
@@ -167,7 +147,13 @@ class VRQ:
         if product.shape != (len(x),):
             raise ValueError(f"product has the shape {product.shape}, expected {(len(x),)}: one for each vector")
         ids, index = np.unique(product, return_inverse=True)
-        return self._codes(self._items(x, index, len(ids)))
+        total, means = np.zeros((len(ids), x.shape[1])), np.zeros((len(ids), x.shape[1]))
+        for start, block in finite_blocks(x):
+            seen, part = self._centre.remove(block), index[start : start + len(block)]
+            total += sums_by(part, self._project(seen), len(ids))
+            means += sums_by(part, seen, len(ids))
+        means /= np.bincount(index, minlength=len(ids))[:, None]
+        return self._codes(_unit(total).astype(np.float32), means.astype(np.float32))
 
     def decode(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
         """(N, l) codes of the first l <= L + T levels to (N, D) vectors of products; fewer levels say less.
@@ -176,7 +162,7 @@ class VRQ:
             ValueError: not fitted, too many levels, or a code that its level does not have.
         """
         self._width()
-        return self._centre.restore(apply_layers(self._decoder, sum_codes(codes, self.codebooks)))
+        return self._centre.restore(sum_codes(codes, self._values))
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `config.json` and `model.safetensors`."""
@@ -188,8 +174,9 @@ class VRQ:
             "used_sizes": [len(codebook) for codebook in self.codebooks],
         }
         tensors = name_codebooks(self.codebooks) | self._centre.tensors()
-        tensors |= {f"prices_{part}": prices for part, prices in enumerate(self._prices)}
-        tensors |= name_layers("projection", self._encoder) | name_layers("decoder", self._decoder)
+        tensors |= {f"value_{level}": value for level, value in enumerate(self._values)}
+        tensors |= {f"prices_{level}": prices for level, prices in enumerate(self._prices)}
+        tensors |= name_layers("shared", self._shared) | name_layers("distinct", self._distinct)
         write_folder(Path(folder), config, tensors)
 
     @classmethod
@@ -203,15 +190,16 @@ class VRQ:
         try:
             width = int(config["width"])
             quantizer = cls(config["level_sizes"], **{name: config[name] for name in _SETTINGS})
-            narrow = min(quantizer.projection, width)
-            quantizer._encoder = find_layers("projection", tensors, (width, narrow))
-            quantizer._decoder = find_layers("decoder", tensors, (narrow, width))
+            quantizer._shared = find_layers("shared", tensors, (width, width))
+            quantizer._distinct = find_layers("distinct", tensors, (width, width))
             quantizer._centre = Centre.find(tensors, width)
             used = find_used_sizes(config, quantizer.level_sizes)
-            quantizer._prices = [tensors[f"prices_{part}"] for part in range(len(quantizer.tail))]
-            if [len(prices) for prices in quantizer._prices] != used[quantizer._levels :]:
+            quantizer.codebooks = find_codebooks(tensors, used, width)
+            values = {f"codebook_{level}": tensors[f"value_{level}"] for level in range(len(used))}
+            quantizer._values = find_codebooks(values, used, width)
+            quantizer._prices = [tensors[f"prices_{level}"] for level in range(len(used))]
+            if [prices.shape for prices in quantizer._prices] != [(size,) for size in used]:
                 raise ValueError("prices and codebooks differ in size")
-            quantizer.codebooks = find_codebooks(tensors, used, narrow)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder}: not a saved VRQ: {error}") from error
         return quantizer
@@ -226,62 +214,80 @@ class VRQ:
             raise ValueError("this quantizer has no codebooks yet: call fit first")
         return len(self._centre.mean)
 
-    def _project(self, block: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(N, D) -> (N, d) unit vectors, or zeros."""
-        z = apply_layers(self._encoder, self._centre.remove(block)).astype(np.float64)
-        return _unit(z)
+    def _project(self, seen: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(N, D) centred -> (N, D) unit vectors z, or zeros."""
+        return _unit(apply_layers(self._shared, seen).astype(np.float64))
 
-    def _items(self, x: NDArray[np.floating], index: NDArray[np.int64], products: int) -> NDArray[np.float32]:
-        """(N, D) views, (N,) their products in 0..P-1 -> (P, d) the products."""
-        total = np.zeros((products, len(self._encoder[0][1])))
-        for start, block in finite_blocks(x):
-            part = index[start : start + len(block)]
-            order = np.argsort(part, kind="stable")
-            first = np.flatnonzero(np.diff(part[order], prepend=-1))
-            total[part[order[first]]] += np.add.reduceat(self._project(block)[order], first, axis=0)
-        return _unit(total).astype(np.float32)
-
-    def _codes(self, z: NDArray[np.float32]) -> NDArray[np.int32]:
-        """(N, d) unit vectors -> (N, L + T); all parts of the tail code what the last level leaves."""
-        books = self.codebooks[: self._levels]
-        codes = encode_residuals(z, books)
+    def _codes(self, z: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.int32]:
+        """(N, D) z, (N, D) centred vectors -> (N, L + T); all parts of the tail code what the last level leaves."""
+        codes = encode_residuals(z, self.codebooks[: self.shallow])
+        left = apply_layers(self._distinct, seen - sum_codes(codes, self._values))
+        for level in range(self.shallow, self._levels):
+            code = nearest(left, self.codebooks[level], self._prices[level])
+            codes, left = np.column_stack([codes, code]), left - self.codebooks[level][code]
         if self.tail:
-            z = z - sum_codes(codes, books)
-            parts = zip(self.codebooks[self._levels :], self._prices, strict=True)
-            codes = np.column_stack([codes, *(nearest(z, book, prices) for book, prices in parts)])
+            rest = seen - sum_codes(codes, self._values)
+            parts = zip(self.codebooks[self._levels :], self._prices[self._levels :], strict=True)
+            codes = np.column_stack([codes, *(nearest(rest, book, prices) for book, prices in parts)])
         return codes
 
-    def _fit_deep(self, shallow: list[NDArray[np.float32]], z: NDArray[np.float32]) -> None:
-        """Fit the deep codebooks and the tail to (P, d) products."""
-        most = _POINTS_PER_CODE * max(self.level_sizes)
-        residual = z[next(random_rows(len(z), most, 1, self.seed))]
-        books = list(shallow)
-        for level in range(self._levels):
-            if level >= len(books):
-                books.append(kmeans(residual, self.level_sizes[level], _ITERATIONS, self.seed + level))
-            residual = residual - books[level][nearest(residual, books[level])]
-        self._prices = []
-        if self.tail:
-            for book, prices in fit_parts(
-                residual, len(self.tail), self.tail[0], _ITERATIONS, self.seed + self._levels
-            ):
-                books.append(book)
-                self._prices.append(prices)
-        self.codebooks = books
+    def _fit(self, sample: Sample) -> None:
+        """Projections, codebooks and what codes stand for."""
+        width, products = sample.views.shape[1], len(sample.category)
+        self._shared = [(shared_projection(sample), np.zeros(width, np.float32))]
+        z = _unit(sums_by(sample.product, self._project(sample.views), products)).astype(np.float32)
+        left = sample.means().astype(np.float32)
+        self.codebooks, self._values, self._prices = [], [], []
+        for level in range(self.shallow):
+            told = np.concatenate([z, self._categories(z, sample.category)], axis=1) if level == 0 else z
+            centroids = kmeans(told, self.level_sizes[level], _ITERATIONS, self.seed + level)
+            book = np.ascontiguousarray(centroids[:, :width])
+            code = nearest(z, book).astype(np.int64)
+            mass = np.bincount(code, minlength=len(book)) + _PRIOR
+            value = (sums_by(code, left, len(book)) / mass[:, None]).astype(np.float32)
+            z, left = z - book[code], left - value[code]
+            self._keep(book, value)
+        self._fit_deep(left)
 
-    def _fit_decoder(self, x: NDArray[np.floating], index: NDArray[np.int64], z: NDArray[np.float32]) -> None:
-        """The least squares from what the codes of a product stand for to its views."""
-        said = sum_codes(self._codes(z), self.codebooks)
-        width = said.shape[1] + 1
-        square, across = np.zeros((width, width)), np.zeros((width, x.shape[1]))
-        for start, block in finite_blocks(x):
-            given = np.ones((len(block), width))
-            given[:, :-1] = said[index[start : start + len(block)]]
-            square += given.T @ given
-            across += given.T @ self._centre.remove(block)
-        square += np.eye(width) * (_RIDGE * np.trace(square) / width)
-        weights = np.linalg.solve(square, across).astype(np.float32)
-        self._decoder = [(np.ascontiguousarray(weights[:-1].T), weights[-1])]
+    def _fit_deep(self, left: NDArray[np.float32]) -> None:
+        """The levels and the tail that code (P, D) what shallow levels leave."""
+        projection, back = distinct_projection(left)
+        self._distinct = [(projection, np.zeros(len(projection), np.float32))]
+        even = apply_layers(self._distinct, left)
+        for level in range(self.shallow, self._levels):
+            size, seed = self.level_sizes[level], self.seed + level
+            if level + 1 < self._levels:
+                book, prices = kmeans(even, size, _ITERATIONS, seed), None
+            else:
+                book, prices = balanced_kmeans(even, size, 1.0, _ITERATIONS, seed)
+            code, value = nearest(even, book, prices), (book @ back.T).astype(np.float32)
+            even, left = even - book[code], left - value[code]
+            self._keep(book, value, prices)
+        if self.tail:
+            for book, prices in fit_parts(left, len(self.tail), self.tail[0], _ITERATIONS, self.seed + self._levels):
+                self._keep(book, book, prices)
+
+    def _keep(
+        self, codebook: NDArray[np.float32], value: NDArray[np.float32], prices: NDArray[np.float32] | None = None
+    ) -> None:
+        self.codebooks.append(codebook)
+        self._values.append(value)
+        self._prices.append(np.zeros(len(codebook), np.float32) if prices is None else prices)
+
+    def _categories(self, z: NDArray[np.float32], category: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(P, D) items, (P,) their categories -> (P, E) what is put beside them at level 1; zeros where unknown.
+
+        A unit vector a category, orthogonal or (where categories are very many) nearly so, times the weight.
+        """
+        known = category >= 0
+        names, of_item = np.unique(category[known], return_inverse=True)
+        directions = np.eye(len(names))
+        if len(names) > _CATEGORIES:
+            directions = _unit(np.random.default_rng(self.seed).standard_normal((len(names), _CATEGORIES)))
+        spread = np.square(z - z.mean(axis=0, dtype=np.float64)).sum(axis=1).mean()
+        beside = np.zeros((len(z), directions.shape[1]), np.float32)
+        beside[known] = (self.category_weight * np.sqrt(spread) * directions)[of_item]
+        return beside
 
 
 def _unit(z: NDArray[np.float64]) -> NDArray[np.float64]:

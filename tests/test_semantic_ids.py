@@ -31,7 +31,7 @@ METHODS = {
     "rq-vae": "method: rq-vae\nsteps: 20\nlatent: 8\nhidden: [16]\n" + QUICK,
     "rq-kmeans-plus": "method: rq-kmeans-plus\nsteps: 20\n" + QUICK,
     "fsq": "method: fsq\nscalars: [[3, 2], [2, 2]]\nsteps: 20\nlast_level: 48\n",
-    "vrq": "method: vrq\nsteps: 20\nprojection: 8\nbatch: 32\nlast_level: 24\nlevel_sizes: [6, 4]\n",
+    "vrq": "method: vrq\nlast_level: 24\nlevel_sizes: [6, 4]\n",
 }
 
 

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from benchmarks.agreement import LEVELS, Pictures, compare, measures, principal, split
+from benchmarks.agreement import (
+    LEVELS,
+    QUANTIZERS,
+    SEEDS,
+    Pictures,
+    compare,
+    measures,
+    never_held_out,
+    principal,
+    split,
+)
 
 
 def test_products_are_split_once_and_whole() -> None:
@@ -10,6 +20,13 @@ def test_products_are_split_once_and_whole() -> None:
     assert sorted([*known, *unseen]) == list(range(50))
     assert not np.array_equal(unseen, split(50, seed=4)[1])
     np.testing.assert_array_equal(unseen, split(50, seed=3)[1])
+
+
+def test_settings_are_chosen_on_products_that_no_seed_holds_out() -> None:
+    chosen = never_held_out(100)
+    held = [set(split(100, seed)[1]) for seed in SEEDS]
+    assert set(chosen) == set(range(100)) - set.union(*held)
+    assert 40 <= len(chosen) < 80
 
 
 def test_a_part_has_its_views_and_new_numbers() -> None:
@@ -47,6 +64,7 @@ def test_the_measures_by_hand() -> None:
     assert [found[f"others@{level}"] for level in (1, 2, 3)] == [4 / 6, 2 / 6, 0]
     assert [found[f"lands@{level}"] for level in (1, 2, 3)] == [4 / 5, 3 / 5, 1 / 5]
     assert found["purity@1"] == 1 / 2  # one code for two products of two categories
+    assert (found["bits@1"], found["bits@2"]) == (0, 0)  # both products begin with 1, 1
     assert (found["ICR@3"], found["ICR"]) == (1, 1)
 
 
@@ -56,6 +74,13 @@ def test_levels_of_the_tail_count_for_the_whole_icr_only() -> None:
     found = measures(pictures, items, items)
     assert (found["ICR@3"], found["ICR"]) == (0, 1)
     assert "purity@1" not in found  # no category is known
+
+
+def test_bits_are_those_of_prefixes() -> None:
+    items = np.array([[0, 1, 0], [0, 2, 0], [1, 1, 0], [1, 1, 0]], np.int32)
+    pictures = Pictures(items.astype(np.float32), np.arange(4), np.full(4, -1))
+    found = measures(pictures, items, items)
+    assert (found["bits@1"], found["bits@2"]) == (1, 1.5)
 
 
 @pytest.mark.slow
@@ -68,7 +93,7 @@ def test_all_quantizers_are_compared_on_all_parts(monkeypatch: pytest.MonkeyPatc
     pictures = Pictures(vectors, product, product % 5)
     rows = compare(pictures, seeds=(0,), others={"photos": pictures.of(np.arange(3))})
     assert {row["products"] for row in rows} == {"all", "fitted", "held out", "photos"}
-    assert len(rows) == 4 * 6
+    assert len(rows) == 4 * len(QUANTIZERS)
     for row in rows:
         assert 1 >= row["agreement@1"] >= row["agreement@2"] >= row[f"agreement@{len(LEVELS)}"] >= 0
         assert row["agreement@1"] > row["others@1"]

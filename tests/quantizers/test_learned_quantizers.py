@@ -23,8 +23,8 @@ ALL: dict[str, Make] = {
     ),
     "RQKMeansPlus": lambda: RQKMeansPlus((8, 8), hidden=16, steps=60, batch=64),
     "FSQ": lambda: FSQ(((4, 2), (5,)), hidden=(16,), steps=60, batch=64),
-    "VRQ": lambda: VRQ((8, 8, 8), projection=6, steps=60, batch=32),
-    "VRQ, tail": lambda: VRQ((8, 8, 8), tail=(4, 4), projection=7, steps=60, batch=32),
+    "VRQ": lambda: VRQ((8, 8, 8)),
+    "VRQ, tail": lambda: VRQ((8, 8, 8), tail=(4, 4)),
 }
 learned = pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 
