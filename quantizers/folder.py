@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +74,20 @@ def read_tensors(folder: Path) -> Tensors:
             "copy the folder again, or fit and save the quantizer again"
         )
     return tensors
+
+
+@contextmanager
+def saved(folder: Path | str, name: str) -> Iterator[tuple[dict[str, Any], Tensors]]:
+    """Configuration and tensors of a saved quantizer; what does not fit in them is told as a damaged `name`.
+
+    Raises:
+        FileNotFoundError: a file is missing. ValueError: the files are damaged or do not fit each other.
+    """
+    config, tensors = read_config(Path(folder)), read_tensors(Path(folder))
+    try:
+        yield config, tensors
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: not a saved {name}: {error}") from error
 
 
 def _sha256(path: Path) -> str:

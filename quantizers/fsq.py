@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from quantizers.codebooks import check_codes
-from quantizers.folder import read_config, read_tensors, write_folder
+from quantizers.folder import saved, write_folder
 from quantizers.learning import adam, check_settings, descend, one_thread_and_seed, random_rows, straight_through
 from quantizers.network import Layers, apply_layers, find_layers, layers_of, mlp, name_layers
 from quantizers.rows import Centre, codes_of
@@ -147,16 +147,13 @@ class FSQ:
         Raises:
             FileNotFoundError: a file is missing. ValueError: the files are damaged or do not fit each other.
         """
-        config, tensors = read_config(Path(folder)), read_tensors(Path(folder))
-        try:
+        with saved(folder, "FSQ") as (config, tensors):
             width = int(config["width"])
             quantizer = cls(**{name: config[name] for name in _SETTINGS})
             widths = (width, *quantizer.hidden, len(quantizer._sizes()))
             quantizer._encoder = find_layers("encoder", tensors, widths)
             quantizer._decoder = find_layers("decoder", tensors, widths[::-1])
             quantizer._centre = Centre.find(tensors, width)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder}: not a saved FSQ: {error}") from error
         return quantizer
 
     def _width(self) -> int:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantizers.balance import assign_within, capacity_of
-from quantizers.folder import read_config, read_tensors, write_folder
+from quantizers.folder import saved, write_folder
 from quantizers.kmeans import balanced_kmeans, kmeans
 from quantizers.nearest import Nearest
 from quantizers.parallel import in_blocks
@@ -242,8 +242,7 @@ class ResidualKMeans:
         Raises:
             FileNotFoundError: a file is missing. ValueError: the files are damaged or do not fit each other.
         """
-        config, tensors = read_config(Path(folder)), read_tensors(Path(folder))
-        try:
+        with saved(folder, "ResidualKMeans") as (config, tensors):
             quantizer = cls(config["level_sizes"], **{name: config[name] for name in _SETTINGS})
             levels = range(len(quantizer.level_sizes))
             quantizer.codebooks = [tensors[f"codebook_{level}"] for level in levels]
@@ -254,8 +253,6 @@ class ResidualKMeans:
                 quantizer.prefix_codebooks = PrefixCodebooks(
                     **{name: tensors[f"prefix_{name}"] for name in _PREFIX_TENSORS}
                 )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{folder}: not a saved ResidualKMeans: {error}") from error
         found = [tuple(map(len, books)) for books in (quantizer.codebooks, quantizer.prices)]
         if found != [quantizer.level_sizes] * 2 or len(quantizer.used_sizes) != len(quantizer.level_sizes):
             raise ValueError(f"{folder}: config.json and model.safetensors are of different quantizers")

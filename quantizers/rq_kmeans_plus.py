@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from quantizers.codebooks import encode_residuals, find_codebooks, find_used_sizes, name_codebooks, sum_codes
-from quantizers.folder import read_config, read_tensors, write_folder
+from quantizers.folder import saved, write_folder
 from quantizers.learning import (
     adam,
     check_settings,
@@ -156,8 +156,7 @@ class RQKMeansPlus:
         Raises:
             FileNotFoundError: a file is missing. ValueError: the files are damaged or do not fit each other.
         """
-        config, tensors = read_config(Path(folder)), read_tensors(Path(folder))
-        try:
+        with saved(folder, "RQKMeansPlus") as (config, tensors):
             width = int(config["width"])
             quantizer = cls(**{name: config[name] for name in _SETTINGS})
             widths = (width, quantizer.hidden, width)
@@ -166,8 +165,6 @@ class RQKMeansPlus:
             quantizer.codebooks = find_codebooks(tensors, find_used_sizes(config, quantizer.level_sizes), width)
             quantizer._centre = Centre.find(tensors, width)
             quantizer.start_error, quantizer.error = float(config["start_error"]), float(config["error"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder}: not a saved RQKMeansPlus: {error}") from error
         return quantizer
 
     def _width(self) -> int:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import mse_loss
 
 from quantizers.codebooks import encode_residuals, find_codebooks, name_codebooks, sum_codes
-from quantizers.folder import read_config, read_tensors, write_folder
+from quantizers.folder import saved, write_folder
 from quantizers.learning import (
     MovingCodebooks,
     adam,
@@ -152,8 +152,7 @@ class RQVAE:
         Raises:
             FileNotFoundError: a file is missing. ValueError: the files are damaged or do not fit each other.
         """
-        config, tensors = read_config(Path(folder)), read_tensors(Path(folder))
-        try:
+        with saved(folder, "RQVAE") as (config, tensors):
             width = int(config["width"])
             quantizer = cls(**{name: config[name] for name in _SETTINGS})
             widths = (width, *quantizer.hidden, quantizer.latent)
@@ -161,8 +160,6 @@ class RQVAE:
             quantizer._decoder = find_layers("decoder", tensors, widths[::-1])
             quantizer.codebooks = find_codebooks(tensors, quantizer.level_sizes, quantizer.latent)
             quantizer._centre = Centre.find(tensors, width)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder}: not a saved RQVAE: {error}") from error
         return quantizer
 
     def _width(self) -> int:

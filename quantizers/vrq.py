@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantizers.codebooks import encode_residuals, find_codebooks, find_used_sizes, name_codebooks, sum_codes
-from quantizers.folder import read_config, read_tensors, write_folder
+from quantizers.folder import saved, write_folder
 from quantizers.kmeans import balanced_kmeans, kmeans
 from quantizers.nearest import nearest
 from quantizers.network import Layers, apply_layers, find_layers, name_layers
@@ -186,8 +186,7 @@ class VRQ:
         Raises:
             FileNotFoundError: a file is missing. ValueError: the files are damaged or do not fit each other.
         """
-        config, tensors = read_config(Path(folder)), read_tensors(Path(folder))
-        try:
+        with saved(folder, "VRQ") as (config, tensors):
             width = int(config["width"])
             quantizer = cls(config["level_sizes"], **{name: config[name] for name in _SETTINGS})
             quantizer._shared = find_layers("shared", tensors, (width, width))
@@ -200,8 +199,6 @@ class VRQ:
             quantizer._prices = [tensors[f"prices_{level}"] for level in range(len(used))]
             if [prices.shape for prices in quantizer._prices] != [(size,) for size in used]:
                 raise ValueError("prices and codebooks differ in size")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder}: not a saved VRQ: {error}") from error
         return quantizer
 
     @property

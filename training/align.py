@@ -23,16 +23,14 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from onesearch.corpus import TRAIN, VALID, Corpus, Requests, item_texts, make_split, sample_requests
-from onesearch.embed import TextEncoder, load_text_encoder
+from onesearch.corpus import Corpus, item_texts, make_split
+from onesearch.embed import load_text_encoder
 from onesearch.embed.alignment import Alignment, Projection
 from onesearch.errors import UserError
 from onesearch.files import write_json
@@ -46,11 +44,11 @@ from training.align_batches import (
     text_numbers,
     with_negatives,
 )
-from training.align_losses import decoupled_info_nce, info_nce, mixed, rank_margin, relevance_fit
+from training.align_check import held_out, held_out_table
+from training.align_losses import decoupled_info_nce, info_nce, rank_margin, relevance_fit, semantic_loss
 from training.batches import Events, SimilarLengths
 from training.launch import UNNAMED, Progress, Reporter, check_processes, fail, last_checkpoint, parse_options
-from training.neighbours import CUTS, ranks, recalls
-from training.pairs import Ints, KnownPairs, interactions, together
+from training.pairs import Ints, KnownPairs, interactions
 from training.semantic_negatives import SemanticNegatives
 from training.sft import SftArguments
 
@@ -228,28 +226,6 @@ class AlignTrainer(Trainer):
         super().log(logs, start_time)
 
 
-def semantic_loss(
-    query: Tensor, item: Tensor, negatives: Tensor, usable: Tensor, shares: Tensor, far: int, temperature: float
-) -> Tensor:
-    """InfoNCE of a query's item among its semantic negatives and what is mixed from them.
-
-    Args:
-        query, item: (B, D) unit vectors.
-        negatives: (B, F + H, D) far, then near items.
-        usable: (B, F + H) bool; nothing is mixed from one that is not.
-        shares: (B, F + H) of the far item before the next far one, and of the right item before a near one.
-        far: F.
-    """
-    distant, close = negatives[:, :far], negatives[:, far:]
-    mixtures = [mixed(distant, distant.roll(1, 1), shares[:, :far]), mixed(item[:, None], close, shares[:, far:])]
-    mixable = [usable[:, :far] & usable[:, :far].roll(1, 1), usable[:, far:]]
-    columns = torch.cat([item[:, None], negatives, *mixtures], dim=1)  # (B, 1 + 2 (F + H), D)
-    positive = torch.zeros(columns.shape[:2], dtype=torch.bool, device=columns.device)
-    positive[:, 0] = True
-    ignored = ~torch.cat([positive[:, :1], usable, *mixable], dim=1)
-    return info_nce(torch.einsum("bd,bmd->bm", query, columns) / temperature, positive, ignored)
-
-
 def train(
     options: AlignmentArguments, args: AlignTrainingArguments, progress: Progress | None = None
 ) -> dict[str, float]:
@@ -308,7 +284,7 @@ def train(
     values: dict[str, float] = {}
     if trainer.is_world_process_zero():
         alignment = Alignment(projection, run.settings.encoder)
-        values = held_out(corpus, split, text, encoder, vectors, alignment, options, args.seed)
+        values = held_out(corpus, split, text, encoder, vectors, alignment, options.valid_requests, args.seed)
         trainer.log(dict(values))
         write_json(target / "log_history.json", trainer.state.log_history)
         alignment.save(target)
@@ -341,50 +317,6 @@ def tell(mined: Mined, options: AlignmentArguments) -> None:
     idle = [name for name, weight in options.weights().items() if weight and needs.get(name, name) not in found]
     if idle:
         log.warning("nothing in the log to learn from, these losses are off: %s", ", ".join(idle))
-
-
-def held_out(
-    corpus: Corpus,
-    split: NDArray[np.int8],
-    text: Ints,
-    encoder: TextEncoder,
-    raw: NDArray[np.float32],
-    alignment: Alignment,
-    options: AlignmentArguments,
-    seed: int,
-) -> dict[str, float]:
-    """Recall of validation searches (dense, query to item) and of items bought in one visit, before and after."""
-    popularity = np.bincount(corpus.item[split == TRAIN], minlength=len(corpus.items))
-    requests = sample_requests(corpus, split, VALID, options.valid_requests, seed)
-    requests = Requests.of(corpus, requests.event[[bool(query) for query in requests.query]])
-    asked = encoder.encode(requests.query)
-    bought = interactions(corpus, split, VALID)
-    pairs = together(corpus, bought, text, options.valid_requests, np.random.default_rng(seed))
-    values: dict[str, float] = {"valid_searches": len(requests), "valid_together": len(pairs)}
-    for name, items, queries in (("raw", raw, asked), ("aligned", alignment.apply(raw), alignment.apply(asked))):
-        if len(requests):
-            found = ranks(queries, items, text, popularity, requests.target.astype(np.int64))
-            values |= {f"search_recall@{cut}_{name}": value for cut, value in recalls(found).items()}
-        if len(pairs):
-            found = ranks(items[pairs.left], items, text, popularity, pairs.right, text[pairs.left])
-            values |= {f"together_recall@{cut}_{name}": value for cut, value in recalls(found).items()}
-    return values
-
-
-def held_out_table(values: dict[str, float]) -> Table:
-    """The held-out check for people: recall with the frozen and with the aligned vectors."""
-    table = Table("held-out recall", "of", box=SIMPLE_HEAD)
-    for column in ("frozen", "aligned"):
-        table.add_column(column, justify="right")
-    for name, title, count in (
-        ("search", "query to item bought", values["valid_searches"]),
-        ("together", "item to item of the same visit", values["valid_together"]),
-    ):
-        for cut in CUTS:
-            if f"{name}_recall@{cut}_raw" in values:
-                before, after = (values[f"{name}_recall@{cut}_{which}"] for which in ("raw", "aligned"))
-                table.add_row(f"{title} @{cut}", f"{count:,.0f}", f"{before:.4f}", f"{after:.4f}")
-    return table
 
 
 def parse(arguments: list[str] | None = None) -> tuple[AlignmentArguments, AlignTrainingArguments]:

@@ -69,3 +69,25 @@ def relevance_fit(scores: Tensor, grades: Tensor) -> Tensor:
 def mixed(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """(..., D) unit vectors `share * one + (1 - share) * other` of (..., D) vectors and (...) shares."""
     return nn.functional.normalize(share[..., None] * one + (1 - share[..., None]) * other, dim=-1)
+
+
+def semantic_loss(
+    query: Tensor, item: Tensor, negatives: Tensor, usable: Tensor, shares: Tensor, far: int, temperature: float
+) -> Tensor:
+    """InfoNCE of a query's item among its semantic negatives and what is mixed from them.
+
+    Args:
+        query, item: (B, D) unit vectors.
+        negatives: (B, F + H, D) far, then near items.
+        usable: (B, F + H) bool; nothing is mixed from one that is not.
+        shares: (B, F + H) of the far item before the next far one, and of the right item before a near one.
+        far: F.
+    """
+    distant, close = negatives[:, :far], negatives[:, far:]
+    mixtures = [mixed(distant, distant.roll(1, 1), shares[:, :far]), mixed(item[:, None], close, shares[:, far:])]
+    mixable = [usable[:, :far] & usable[:, :far].roll(1, 1), usable[:, far:]]
+    columns = torch.cat([item[:, None], negatives, *mixtures], dim=1)  # (B, 1 + 2 (F + H), D)
+    positive = torch.zeros(columns.shape[:2], dtype=torch.bool, device=columns.device)
+    positive[:, 0] = True
+    ignored = ~torch.cat([positive[:, :1], usable, *mixable], dim=1)
+    return info_nce(torch.einsum("bd,bmd->bm", query, columns) / temperature, positive, ignored)

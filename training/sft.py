@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -145,6 +146,13 @@ def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
     )
 
 
+def periods(corpus: Corpus, split: NDArray[np.int8], recent: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The training events to learn to predict, of the last `recent` share; and those before them, of every kind."""
+    training, learnt = split == TRAIN, late(corpus, split, recent)
+    asked = corpus.kind == target_kind(corpus)
+    return np.flatnonzero(training & learnt & asked), np.flatnonzero(training & ~learnt)
+
+
 def train(model_args: ModelArguments, args: SftArguments, progress: Progress | None = None) -> None:
     """Train a generator on the run's training events into `models/STAGE`; an interrupted training goes on."""
     keep_freed_memory()
@@ -154,8 +162,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         args.output_dir = str(target)
     corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
     split = make_split(corpus, run.settings.split)
-    asked = (split == TRAIN) & (corpus.kind == target_kind(corpus))
-    events = np.flatnonzero(asked & late(corpus, split, model_args.recent))
+    events, before = periods(corpus, split, model_args.recent)
     held_out = sample_requests(corpus, split, VALID, model_args.valid_requests, args.seed)
     if len(events) < args.train_batch_size * args.world_size:
         raise UserError(
@@ -166,7 +173,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         )
     log.info("preparing %s training events", f"{len(events):,}")
     encoder = load_text_encoder(run.settings.encoder)
-    builder = ContextBuilder.fit(corpus, split, events, encoder, table.codes, model_args.slots, args.seed)
+    builder = ContextBuilder.fit(corpus, split, before, encoder, table.codes, model_args.slots, args.seed)
     batches = TrainingBatches(builder, np.concatenate([events, held_out.event]))
 
     transformers.set_seed(args.seed)

@@ -68,11 +68,11 @@ def fit_baselines(
     add(dense)
     history = OwnHistory.fit(corpus, bm25, texts, fresh, purchases, valid)
     add(history)
-    # As the generator does: tastes are learnt from other events than the ranker learns from, and then known of all.
+    # As the generator does: tastes are learnt from the events before those of the ranker, and then known of all.
     training = split == TRAIN
-    others = np.flatnonzero(training & ~late(corpus, split, LATE))
-    taste = Taste.fit(corpus, others, seed)
-    features = Features(corpus, texts, bm25, dense, history, fresh, purchases, taste.items(corpus, others))
+    before = np.flatnonzero(training & ~late(corpus, split, LATE))
+    taste = Taste.fit(corpus, before, seed)
+    features = Features(corpus, texts, bm25, dense, history, fresh, purchases, taste.items(corpus, before))
     cascade = Cascade(texts, bm25, dense, fresh, features)
     cascade.tune_recall(half)
     cascade.train_ranker(late_requests(corpus, split, train_requests, seed), half, seed=seed)

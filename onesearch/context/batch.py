@@ -70,22 +70,21 @@ class ContextBuilder:
         cls,
         corpus: Corpus,
         split: NDArray[np.int8],
-        learnt: NDArray[np.int64],
+        before: NDArray[np.int64],
         encoder: TextEncoder,
         codes: NDArray[np.integer],
         slots: int,
         seed: int,
     ) -> ContextBuilder:
         """Learn the tokenizer and the relevance space from the catalogue's texts and the training queries, and what
-        users like from the training events that are not among those that the generator learns from (`learnt`)."""
+        users like from the training events `before` those that the generator learns from."""
         asked = np.unique(corpus.query[(split == TRAIN) & (corpus.query >= 0)])
         sample = np.random.default_rng(seed).permutation(asked)[:100_000]
         texts = list(dict.fromkeys(item_texts(corpus)))
         tokenizer = QueryTokenizer.train([*texts, *(corpus.queries[query] for query in sample)])
-        others = np.setdiff1d(np.flatnonzero(split == TRAIN), learnt)
-        taste = Taste.fit(corpus, others, seed)
+        taste = Taste.fit(corpus, before, seed)
         space = RelevanceSpace.fit(texts, encoder, seed)
-        return cls._join(corpus, tokenizer, space, taste, taste.items(corpus, others), codes, slots)
+        return cls._join(corpus, tokenizer, space, taste, taste.items(corpus, before), codes, slots)
 
     def knowing(self, events: NDArray[np.int64]) -> ContextBuilder:
         """The same, with the items' taste vectors made of these events."""

@@ -4,9 +4,10 @@ Items are alike when the same users bought them: a truncated SVD of the (items x
 user a factor, and an item the sum of the factors of its buyers. Among items that fit a query equally well, those like
 the user's other purchases are the likelier ones, most of all where none of them was bought before.
 
-A generator must not learn from vectors that know what it is to predict. So the factors come from events that it does
-not learn from; the items' vectors are made of the same events in training, and of all training events afterwards. The
-factors stay, so both live in one space (this split is our own; so is the composition).
+A generator must not learn from vectors that know what it is to predict. So the factors come from the events before
+those that it learns from (a click on the way to a purchase is as late as the purchase); the items' vectors are made of
+the same events in training, and of all training events afterwards. The factors stay, so both live in one space (this
+split is our own; so is the composition). Where a generator learns from all events, there are no taste vectors.
 """
 
 from __future__ import annotations

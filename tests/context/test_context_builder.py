@@ -10,9 +10,11 @@ from catalogues import random_codes
 
 from onesearch.context.batch import QUERY_TOKENS, ContextBuilder
 from onesearch.corpus import TEST, TRAIN, Corpus, Requests, make_split, sample_requests
+from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.corpus.split import late
 from onesearch.embed.static import StaticEncoder
 from onesearch.prefix import PrefixIndex
+from training.sft import periods
 
 SLOTS = 6
 
@@ -21,8 +23,8 @@ SLOTS = 6
 def builder(shop: Corpus, word_encoder: StaticEncoder) -> ContextBuilder:
     codes = random_codes(np.random.default_rng(0), len(shop.items), (8, 8, 8), unique=True)
     split = make_split(shop)
-    learnt = np.flatnonzero(late(shop, split, 0.5))
-    return ContextBuilder.fit(shop, split, learnt, word_encoder, codes, SLOTS, seed=0)
+    before = np.flatnonzero((split == TRAIN) & ~late(shop, split, 0.5))
+    return ContextBuilder.fit(shop, split, before, word_encoder, codes, SLOTS, seed=0)
 
 
 def some(shop: Corpus, size: int = 30) -> Requests:
@@ -125,13 +127,16 @@ def test_coverage_of_a_prefix_is_that_of_all_its_items_together(shop: Corpus, bu
 def test_what_is_learnt_from_leaves_no_trace_in_the_vectors_of_training(
     shop: Corpus, word_encoder: StaticEncoder, builder: ContextBuilder
 ) -> None:
-    """Who bought what in the events to learn from is exchanged, and nothing changes."""
+    """What was bought, clicked or put into a cart in the later events is exchanged, and nothing changes."""
     split = make_split(shop)
-    learnt = np.flatnonzero(late(shop, split, 0.5) & (split == TRAIN))
-    item = shop.item.copy()
-    item[learnt] = np.random.default_rng(0).permutation(item[learnt])
-    other = ContextBuilder.fit(replace(shop, item=item), split, learnt, word_encoder, builder.codes, SLOTS, seed=0)
+    later = np.flatnonzero(late(shop, split, 0.5) & (split == TRAIN))
+    item, kind = shop.item.copy(), shop.kind.copy()
+    item[later] = np.random.default_rng(0).permutation(item[later])
+    kind[later[::2]] = EVENT_KINDS.index("click")
+    changed = replace(shop, item=item, kind=kind)
+    _, before = periods(changed, split, 0.5)
+    other = ContextBuilder.fit(changed, split, before, word_encoder, builder.codes, SLOTS, seed=0)
     assert builder.selector.taste.shape == (len(shop.items), builder.taste.factors.shape[1])
     assert np.abs(builder.selector.taste).max() > 0
     np.testing.assert_array_equal(other.selector.taste, builder.selector.taste)
-    assert (other.knowing(learnt).selector.taste != builder.knowing(learnt).selector.taste).any()
+    assert (other.knowing(later).selector.taste != builder.knowing(later).selector.taste).any()

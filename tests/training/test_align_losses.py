@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.align import semantic_loss
-from training.align_losses import decoupled_info_nce, info_nce, mixed, rank_margin, relevance_fit
+from training.align_losses import decoupled_info_nce, info_nce, mixed, rank_margin, relevance_fit, semantic_loss
 
 LN2, LN3 = math.log(2), math.log(3)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from made_up import TINY, write_yaml
 from safetensors.numpy import load_file
 
+from onesearch.corpus import TRAIN, Corpus, make_split
+from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.errors import UserError
 from onesearch.files import read_json
-from training.sft import ModelArguments, SftArguments, main, parse, train
+from training.sft import ModelArguments, SftArguments, main, parse, periods, train
 
 ROOT = Path(__file__).parents[2]
 NewRun = Callable[[str], Path]
@@ -50,6 +53,20 @@ def test_it_leaves_a_model_and_no_checkpoints(trained_run: Path) -> None:
     names = {path.name for path in (trained_run / "models/sft").iterdir()}
     assert {"config.json", "model.safetensors", "context.json", "log_history.json", "tokenizer.model"} <= names
     assert not [name for name in names if name.startswith(("checkpoint-", "."))]
+
+
+def test_no_event_beside_or_after_those_to_learn_from_counts_as_before(
+    quantized_run: Path,
+) -> None:
+    corpus = Corpus.load(quantized_run / "corpus")
+    kind = np.where(np.arange(len(corpus.kind)) % 3 == 0, EVENT_KINDS.index("click"), EVENT_KINDS.index("purchase"))
+    corpus, split = replace(corpus, kind=kind.astype(corpus.kind.dtype)), make_split(corpus)
+    events, before = periods(corpus, split, 0.6)
+    assert len(events) and len(before)
+    assert (kind[events] == EVENT_KINDS.index("purchase")).all() and set(kind[before]) == set(kind)
+    assert corpus.time[before].max() < corpus.time[events].min()
+    assert (split[np.concatenate([events, before])] == TRAIN).all()
+    assert not len(periods(corpus, split, 1.0)[1])
 
 
 def interrupted_at(step: int) -> Callable[[int, int], None]:
