@@ -33,8 +33,7 @@ def in_blocks(work: Callable[[int, int], Result], rows: int, block: int) -> Iter
             for start, stop in cuts:
                 yield work(start, stop)
             return
-        # OpenMP counts threads for each thread by itself, and the linear algebra library that faiss brings asks OpenMP
-        with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(threads, initializer=_one_openmp_thread_here) as pool:
             waiting: deque[Future[Result]] = deque()
             try:
                 for start, stop in cuts:
@@ -58,6 +57,12 @@ def one_openmp_thread() -> Iterator[None]:
             yield
     finally:
         faiss.omp_set_num_threads(threads)
+
+
+def _one_openmp_thread_here() -> None:
+    """OpenMP counts threads for each thread by itself, a linear algebra library may ask it, and several packages bring
+    an OpenMP of their own: which of them is asked depends on what was imported first."""
+    ThreadpoolController().select(user_api="openmp").limit(limits=1)
 
 
 _lock = Lock()
