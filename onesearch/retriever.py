@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-import transformers
 from numpy.typing import NDArray
 
 from onesearch.allowed import Allowed
-from onesearch.context.batch import ContextBuilder
-from onesearch.corpus import Corpus, Requests, make_split
+from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.popularity import DAY
 from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
-from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
-from onesearch.model import Generator
-from onesearch.model.catalogue import Catalogue
-from onesearch.prefix import PrefixIndex
+from onesearch.readers import Reader, load_reader
 from onesearch.run import Run
-from onesearch.search import GeneratorScorer, beam_search
+from onesearch.search import beam_search
 from onesearch.sid import SidTable
 from onesearch.where import EVERYTHING, Filter, ItemFilters
 
@@ -95,9 +90,8 @@ def check_length(query: str, place: str) -> None:
 class Retriever:
     """Answers requests with the items of one run."""
 
-    def __init__(self, corpus: Corpus, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
-        self.corpus, self.table, self.builder = corpus, table, builder
-        self.model = model.bind(_on_sale(table, builder)).eval()
+    def __init__(self, corpus: Corpus, table: SidTable, reader: Reader) -> None:
+        self.corpus, self.table, self.reader = corpus, table, reader
         self.filters = ItemFilters(corpus.items)
         self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
 
@@ -109,17 +103,15 @@ class Retriever:
             UserError: there is no such run, or it is not trained yet.
         """
         run = Run.open(folder)
-        model = run.folder / "models" / stage
-        if not (model / "config.json").exists():
-            raise UserError("no trained generator", place=model, remedy=f"onesearch train --run {folder}")
+        if not (run.folder / "models" / stage / "config.json").exists():
+            raise UserError(
+                "no trained generator", place=run.folder / "models" / stage, remedy=f"onesearch train --run {folder}"
+            )
         corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
         if not table.item_ids.equals(corpus.items["item_id"]):
             remedy = f"onesearch quantize --run {folder}"
             raise UserError("the SID table is of another catalogue", place=run.folder / "sid", remedy=remedy)
-        transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
-        encoder = load_text_encoder(run.settings.encoder)
-        builder = ContextBuilder.load(corpus, make_split(corpus, run.settings.split), encoder, table.codes, model)
-        return cls(corpus, table, builder, Generator.from_pretrained(model))
+        return cls(corpus, table, load_reader(run, stage, corpus, table))
 
     def rank(
         self, requests: Requests, k: int, beams: int = BEAMS, filters: Sequence[Filter] | None = None
@@ -134,9 +126,8 @@ class Retriever:
         items = np.full((len(requests), k), -1, np.int32)
         scores = np.full((len(requests), k), -np.inf, np.float32)
         for place in _parts(asked, max(1, FILTER_BYTES // (BYTES_AN_ITEM * len(self.corpus.items)))):
-            inputs, _ = self.builder.inputs(requests.part(place))
-            context = self.model.read(**{name: value.to(self.model.device) for name, value in inputs.items()})
-            found = beam_search(GeneratorScorer(self.model, context), max(beams, k), k, self._allowed(asked[place]))
+            scorer = self.reader.read(requests.part(place))
+            found = beam_search(scorer, max(beams, k), k, self._allowed(asked[place]))
             items[place] = found.items.cpu().numpy()
             scores[place] = found.scores.float().cpu().numpy()
         return items, scores
@@ -162,9 +153,9 @@ class Retriever:
             self.check(request, place=f"request {number}")
         asked = self._now(requests)
         items, scores = self.rank(asked, k, filters=[request.filter for request in requests])
-        _, slots = self.builder.inputs(asked)
+        given = self.reader.given(asked)
         return [
-            self._answer(request, asked, place, items[place], scores[place], slots.event[place])
+            self._answer(request, asked, place, items[place], scores[place], given[place])
             for place, request in enumerate(requests)
         ]
 
@@ -173,9 +164,9 @@ class Retriever:
         rows = {one: row for row, one in enumerate(dict.fromkeys(filters))}
         if rows.keys() <= {EVERYTHING}:
             return None
-        device = self.model.device
+        device = self.reader.device
         row = torch.tensor([rows[one] for one in filters], device=device)
-        return Allowed.of(self.model.bound.index, self.filters.masks(list(rows)).to(device), row)
+        return Allowed.of(self.reader.index, self.filters.masks(list(rows)).to(device), row)
 
     def _now(self, requests: Sequence[Request]) -> Requests:
         """The requests as if asked right after the last event of the log."""
@@ -245,18 +236,3 @@ def _parts(filters: Sequence[Filter], most: int) -> Iterator[slice]:
         seen.add(one)
     if start < len(filters):
         yield slice(start, len(filters))
-
-
-def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
-    """What is generated from: the items that were not removed. The others stay in histories and in the counts."""
-    rows = table.on_sale
-    if len(rows) == len(table.codes):
-        return builder.catalogue(table.index())
-    texts, kept = builder.selector.texts, torch.from_numpy(rows)
-    catalogue = Catalogue.build(
-        PrefixIndex.build(table.codes[rows], table.order[rows]),
-        [torch.from_numpy(one.counts[:, rows]) for one in builder.popularities],
-        torch.from_numpy(builder.item_vectors[rows]),
-        torch.from_numpy(texts.present[rows]),
-    )
-    return replace(catalogue, index=replace(catalogue.index, items=kept[catalogue.index.items]))

@@ -32,6 +32,7 @@ from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import write_json
 from onesearch.model import Generator, GeneratorConfig
+from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
@@ -207,7 +208,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
     if trainer.is_world_process_zero():
         builder = builder.knowing(np.flatnonzero(split == TRAIN))
-        trainer.log(validation(Retriever(corpus, table, builder, model), held_out))
+        trainer.log(validation(Retriever(corpus, table, GeneratorReader(table, builder, model)), held_out))
         builder.save(target)
         model.save_pretrained(target)
         write_json(target / "log_history.json", trainer.state.log_history)

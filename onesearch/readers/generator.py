@@ -1,0 +1,68 @@
+"""The project's own generator, with the context builder that it was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from onesearch.context.batch import ContextBuilder
+from onesearch.corpus import Corpus, Requests, make_split
+from onesearch.embed import load_text_encoder
+from onesearch.model import Generator
+from onesearch.model.catalogue import Catalogue
+from onesearch.prefix import PrefixIndex
+from onesearch.run import Run
+from onesearch.search import GeneratorScorer
+from onesearch.sid import SidTable
+
+
+class GeneratorReader:
+    """A `Generator`, bound to the items on sale."""
+
+    def __init__(self, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
+        self.builder = builder
+        self.model = model.bind(_on_sale(table, builder)).eval()
+
+    @classmethod
+    def load(cls, run: Run, folder: Path, corpus: Corpus, table: SidTable) -> GeneratorReader:
+        """Read what `training/sft.py` wrote."""
+        transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
+        encoder, split = load_text_encoder(run.settings.encoder), make_split(corpus, run.settings.split)
+        builder = ContextBuilder.load(corpus, split, encoder, table.codes, folder)
+        return cls(table, builder, Generator.from_pretrained(folder))
+
+    @property
+    def index(self) -> PrefixIndex:
+        return self.model.bound.index
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def read(self, requests: Requests) -> GeneratorScorer:
+        inputs, _ = self.builder.inputs(requests)
+        context = self.model.read(**{name: value.to(self.device) for name, value in inputs.items()})
+        return GeneratorScorer(self.model, context)
+
+    def given(self, requests: Requests) -> NDArray[np.int64]:
+        return self.builder.inputs(requests)[1].event
+
+
+def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
+    """What is generated from: the items that were not removed. The others stay in histories and in the counts."""
+    rows = table.on_sale
+    if len(rows) == len(table.codes):
+        return builder.catalogue(table.index())
+    texts, kept = builder.selector.texts, torch.from_numpy(rows)
+    catalogue = Catalogue.build(
+        PrefixIndex.build(table.codes[rows], table.order[rows]),
+        [torch.from_numpy(one.counts[:, rows]) for one in builder.popularities],
+        torch.from_numpy(builder.item_vectors[rows]),
+        torch.from_numpy(texts.present[rows]),
+    )
+    return replace(catalogue, index=replace(catalogue.index, items=kept[catalogue.index.items]))
