@@ -2,7 +2,7 @@
 
     python -m eval.tokenizer --run runs/demo --config configs/tokenizers/demo.yaml
     python -m eval.tokenizer --corpus runs/demo/corpus --encoder wordllama --output runs/tokenizers
-    python -m eval.tokenizer --run runs/demo --generator RQ-KMeans KHQE --steps 250
+    python -m eval.tokenizer --run runs/demo --generator RQ-KMeans KHQE --steps 250 --seeds 7 8 9
 
 A run brings corpus and embeddings; of a corpus alone the texts are embedded first, into a run in the output folder. For
 each tokenizer of the YAML (a method by name, a YAML of `configs/quantizers`, or options written there): usage of codes
@@ -10,7 +10,8 @@ and of prefixes (CUR), independent coding rate (ICR), collisions, entropy, error
 neighbours by shared prefixes (`eval/prefix_recall.py`) beside that of the vectors themselves, and seconds. CUR and ICR
 are those of OneSearch (https://arxiv.org/abs/2509.03236). All of it is about the learned codes; the level that makes
 semantic IDs unique is left out, as it says nothing about an item. `--generator` trains a generator for each of the
-named tokenizers, with one budget of steps, and lets it answer the validation searches: the test searches stay unseen.
+named tokenizers and each of `--seeds`, with one budget of steps, and lets it answer the validation searches (the test
+searches stay unseen); differences are to the first tokenizer named.
 
 Writes `tokenizer.json`, `tokenizer.md` and `tokenizer.html`.
 """
@@ -42,7 +43,7 @@ from onesearch.files import read_json, read_yaml, write_json, write_text
 from onesearch.methods import Method, find_method
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
-from onesearch.semantic_ids import Fitted, fit_method, make_semantic_ids
+from onesearch.semantic_ids import Fitted, fit_method, make_semantic_ids, method_inputs
 from onesearch.settings import Settings
 from quantizers.metrics import (
     codebook_usage,
@@ -72,6 +73,35 @@ class Tokenizer:
     def vectors(self) -> tuple[bool, bool, float]:
         """What decides which vectors are quantized."""
         return self.method.align, self.method.keywords, self.method.behaviour
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Validation searches answered with the generators of one tokenizer.
+
+    Attributes:
+        values: per metric (Q,) the mean over the seeds of each search. of_seeds: per metric the mean of each seed.
+        user: (Q,) who searched. seconds: a training took on average.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+    of_seeds: dict[str, list[float]]
+    user: NDArray[np.int32]
+    seconds: float
+
+    def summary(self, first: Answers, seed: int) -> dict[str, Any]:
+        """Means with intervals that draw whole users, and paired differences to the answers of another tokenizer."""
+        draws = Bootstrap(self.user, seed=seed)
+        differences = (
+            {} if first is self else {m: draws.difference(self.values[m], first.values[m]) for m in self.values}
+        )
+        return {
+            "searches": len(self.user),
+            "train_seconds": self.seconds,
+            "of_seeds": self.of_seeds,
+            "differences": {metric: one.as_dict() for metric, one in differences.items()},
+            **{metric: draws.mean(found).as_dict() for metric, found in self.values.items()},
+        }
 
 
 def read_tokenizers(path: Path, settings: Settings, folder: Path) -> list[Tokenizer]:
@@ -187,15 +217,38 @@ def _estimates(
     }
 
 
-def generate(run: Run, tokenizer: Tokenizer, steps: int, folder: Path) -> dict[str, Any]:
-    """A generator over the tokenizer's semantic IDs, trained for so many steps, on the validation searches.
+def generate(run: Run, tokenizer: Tokenizer, steps: int, seeds: Sequence[int], folder: Path) -> Answers:
+    """Generators over the tokenizer's semantic IDs, one of each seed, trained for so many steps, on the validation
+    searches.
 
-    It has a run of its own in `folder`, which shares corpus and embeddings; what is done there already is not done
+    Each has a run of its own in `folder`, which shares corpus and embeddings; what is done there already is not done
     again. The level that makes semantic IDs unique is part of them here, as the method says.
     """
+    trained = [_trained(run, tokenizer, steps, seed, folder) for seed in seeds]
+    retriever = Retriever.load(trained[0].folder)
+    settings = run.settings
+    split = make_split(retriever.corpus, settings.split)
+    requests = sample_requests(retriever.corpus, split, VALID, settings.valid_requests, settings.seed)
+    if not len(requests):
+        raise UserError("no validation searches", place=run.folder / "corpus", remedy="the log needs more events")
+    found = []
+    for own in trained:
+        items = Retriever.load(own.folder).rank(requests, 10)[0]
+        found.append(per_query(items, requests.target, GENERATOR_METRICS))
+    values = {metric: np.mean([one[metric] for one in found], axis=0) for metric in GENERATOR_METRICS}
+    return Answers(
+        values=values,
+        of_seeds={metric: [float(one[metric].mean()) for one in found] for metric in GENERATOR_METRICS},
+        user=requests.user,
+        seconds=float(np.mean([own.manifest["steps"]["train"]["seconds"] for own in trained])),
+    )
+
+
+def _trained(run: Run, tokenizer: Tokenizer, steps: int, seed: int, folder: Path) -> Run:
+    """A run with the tokenizer's semantic IDs and a generator of this seed."""
     from training.sft import parse, train  # imports the trainer, which takes seconds
 
-    own = Run.create(folder / _file_name(tokenizer.name), tokenizer.settings)
+    own = Run.create(folder / f"{_file_name(tokenizer.name)}-seed-{seed}", tokenizer.settings)
     for shared in ("corpus", "embeddings", "models/align"):
         link, target = own.folder / shared, (run.folder / shared).resolve()
         if target.exists() and not link.exists():
@@ -203,33 +256,22 @@ def generate(run: Run, tokenizer: Tokenizer, steps: int, folder: Path) -> dict[s
             link.symlink_to(target, target_is_directory=True)
     config = run.settings.sft
     arguments = [] if config is None else ["--config", config]
-    arguments += ["--run", str(own.folder), "--seed", str(run.settings.seed), "--max_steps", str(steps)]
+    arguments += ["--run", str(own.folder), "--seed", str(seed), "--max_steps", str(steps)]
     arguments += ["--warmup_steps", str(min(50, steps // 5))]
-    basis = {"method": asdict(tokenizer.method)}
     names = ("split", "seed", "encoder")
     with own.lock():
         reads = ("corpus", "embeddings")
         make = partial(make_semantic_ids, own)
-        own.step("quantize", make, settings=names, reads=reads, writes=("sid",), inputs=basis)
+        own.step("quantize", make, settings=names, reads=reads, writes=("sid",), inputs=method_inputs(own))
         own.step(
             "train",
             lambda: train(*parse(arguments)),
             settings=names,
             reads=(*reads, "sid"),
             writes=("models/sft",),
-            inputs={"steps": steps, "sft": {} if config is None else stamps(Path(config))},
+            inputs={"steps": steps, "seed": seed, "sft": {} if config is None else stamps(Path(config))},
         )
-    retriever = Retriever.load(own.folder)
-    corpus, settings = retriever.corpus, own.settings
-    split = make_split(corpus, settings.split)
-    requests = sample_requests(corpus, split, VALID, settings.valid_requests, settings.seed)
-    if not len(requests):
-        raise UserError("no validation searches", place=own.folder / "corpus", remedy="the log needs more events")
-    values = per_query(retriever.rank(requests, 10)[0], requests.target, GENERATOR_METRICS)
-    draws = Bootstrap(requests.user, seed=settings.seed)
-    means = {metric: draws.mean(found).as_dict() for metric, found in values.items()}
-    seconds = own.manifest["steps"]["train"]["seconds"]
-    return {"steps": steps, "searches": len(requests), "train_seconds": seconds, **means}
+    return own
 
 
 def run_of_corpus(corpus: Path, encoder: str, folder: Path) -> Run:
@@ -273,6 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder of the results (eval/tokenizer of the run)")
     parser.add_argument("--generator", nargs="+", default=[], metavar="NAME", help="train one for these tokenizers")
     parser.add_argument("--steps", type=int, default=250, help="of training, with --generator (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7], help="of trainings, with --generator (7)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -313,8 +356,12 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
 
     results = compare(run, list(tokenizers.values()), keep)
     keep(results)
+    first: Answers | None = None
     for name in options.generator:
-        results["tokenizers"][name]["generator"] = generate(run, tokenizers[name], options.steps, output / "runs")
+        answers = generate(run, tokenizers[name], options.steps, options.seeds, output / "runs")
+        first = answers if first is None else first
+        about = {"steps": options.steps, "seeds": options.seeds, "against": options.generator[0]}
+        results["tokenizers"][name]["generator"] = about | answers.summary(first, run.settings.seed)
         write(output, results)
     return {**results, "as_json": options.json}
 

@@ -9,11 +9,15 @@ from typing import Any, Final
 from jinja2 import Environment, StrictUndefined
 
 from eval.charts import usage_plot
-from onesearch.tables import spell_metric, spell_number
+from onesearch.tables import spell_number
 
 USE: Final = (
     "tokenizer", "levels", "CUR by level", "CUR L1xL2", "CUR total", "ICR", "ICR of texts", "items sharing",
     "largest", "entropy, bits", "error", "fit, s", "encode, s",
+)  # fmt: skip
+
+GENERATOR: Final = (
+    "tokenizer", "steps", "searches", "seeds", "MRR@10", "of each seed", "difference", "Recall@10", "train, s",
 )  # fmt: skip
 
 
@@ -31,7 +35,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         )
         parts += [f"Recall of held-out neighbours ({about}), with 95 % intervals.\n", _table(*recall_table(results))]
     if trained := generator_rows(results):
-        parts.append(_table(("tokenizer", "steps", "searches", "MRR@10", "Recall@10", "train, s"), trained))
+        parts.append(_table(GENERATOR, trained))
     parts += [f"Left out: {name} ({why}).\n" for name, why in results["left_out"].items()]
     return "\n".join(parts)
 
@@ -85,7 +89,10 @@ def generator_rows(results: Mapping[str, Any]) -> list[list[str]]:
             name,
             f"{one['steps']:,}",
             f"{one['searches']:,}",
+            f"{len(one['seeds'])}",
             _interval(one["mrr@10"]),
+            ", ".join(spell_number(mean) for mean in one["of_seeds"]["mrr@10"]),
+            _interval(one["differences"]["mrr@10"], signed=True) if one["differences"] else "",
             _interval(one["recall@10"]),
             f"{one['train_seconds']:.0f}",
         ]
@@ -99,12 +106,11 @@ def render(results: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("eval").joinpath("tokenizer.html").read_text(encoding="utf-8"))
     heading, recalls = recall_table(results)
-    metrics = [spell_metric(metric) for metric in ("mrr@10", "recall@10")]
     return template.render(
         results=results,
         use=(list(USE), use_rows(results)),
         recall=(heading, recalls) if results["relations"] else None,
-        generator=(["tokenizer", "steps", "searches", *metrics, "train, s"], generator_rows(results)),
+        generator=(list(GENERATOR), generator_rows(results)),
         panels=[
             (
                 name,
@@ -145,6 +151,7 @@ def _percent(share: float) -> str:
     return f"{value:.1f} %" if value >= 0.1 else f"{value:.2g} %"
 
 
-def _interval(one: Mapping[str, float]) -> str:
-    """A mean with its interval, as ".388 (.378-.399)"."""
-    return f"{spell_number(one['mean'])} ({spell_number(one['low'])}-{spell_number(one['high'])})"
+def _interval(one: Mapping[str, float], signed: bool = False) -> str:
+    """A mean with its interval, as ".388 (.378 to .399)"."""
+    mean, low, high = (spell_number(one[name], signed) for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"

@@ -122,7 +122,8 @@ def test_a_generator_is_trained_for_the_named_ones_and_kept(
 ) -> None:
     run, out = new_run("mine"), tmp_path / "out"
     common = ["--run", str(run), "--config", str(config), "--output", str(out)]
-    assert main([*common, "--generator", "plain", "balanced", "--steps", "5"]) == 0
+    training = ["--generator", "plain", "balanced", "--steps", "5", "--seeds", "3", "4"]
+    assert main([*common, *training]) == 0
     assert "| plain | 5 |" in capsys.readouterr().out
     found = read_json(out / "tokenizer.json")["tokenizers"]
     assert "generator" not in found["KHQE"]
@@ -130,12 +131,18 @@ def test_a_generator_is_trained_for_the_named_ones_and_kept(
         one = found[name]["generator"]
         assert one["steps"] == 5 and one["searches"] > 0
         assert 0 <= one["mrr@10"]["low"] <= one["mrr@10"]["mean"] <= one["recall@10"]["mean"] <= 1
-        assert (out / "runs" / name / "corpus").is_symlink()
-    log = read_json(out / "runs/plain/models/sft/log_history.json")
+        assert one["seeds"] == [3, 4] and np.mean(one["of_seeds"]["mrr@10"]) == pytest.approx(one["mrr@10"]["mean"])
+        assert (out / f"runs/{name}-seed-4/corpus").is_symlink()
+    change = found["balanced"]["generator"]["differences"]["mrr@10"]
+    means = [found[name]["generator"]["mrr@10"]["mean"] for name in ("plain", "balanced")]
+    assert change["mean"] == pytest.approx(means[1] - means[0])
+    log = read_json(out / "runs/plain-seed-3/models/sft/log_history.json")
     assert max(entry["step"] for entry in log) == 5
-    trained = (out / "runs/plain/models/sft/model.safetensors").stat().st_mtime_ns
-    assert main([*common, "--generator", "plain", "--steps", "5"]) == 0
-    assert (out / "runs/plain/models/sft/model.safetensors").stat().st_mtime_ns == trained
+    models = [out / f"runs/plain-seed-{seed}/models/sft/model.safetensors" for seed in (3, 4)]
+    assert models[0].read_bytes() != models[1].read_bytes()
+    trained = models[0].stat().st_mtime_ns
+    assert main([*common, "--generator", "plain", "--steps", "5", "--seeds", "3"]) == 0
+    assert models[0].stat().st_mtime_ns == trained
     assert read_json(out / "tokenizer.json")["tokenizers"]["balanced"]["generator"] == found["balanced"]["generator"]
     assert not (run / "models").exists()
 
