@@ -151,7 +151,8 @@ def _each_step(run: Run, work: Callable[[], None]) -> None:
     """Do this in place of each of the steps that a change brings up to date, unless it is up to date."""
     names = list(STEPS)
     for name in names[names.index("embed") : names.index("quantize") + 1]:
-        replace(STEPS[name], work=lambda run, progress: work()).do(run, lambda done, total: None)
+        if STEPS[name].needed(run):
+            replace(STEPS[name], work=lambda run, progress: work()).do(run, lambda done, total: None)
 
 
 def _check_steps(run: Run) -> None:

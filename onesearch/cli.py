@@ -123,7 +123,9 @@ def quantize(
             raise UserError("--query asks, --method changes", place="command line", remedy="give one of them")
         _print_query_sid(_open(run).folder, query, as_json)
         return
-    _do("quantize", _open(run) if method is None else _with_method(_open(run), method))
+    opened = _open(run) if method is None else _with_method(_open(run), method)
+    _do("align", opened)
+    _do("quantize", opened)
 
 
 @app.command(epilog="Example: onesearch train --run runs/demo")
@@ -277,7 +279,8 @@ def _do(name: str, run: Run) -> None:
 
     with run.lock():
         _finish(run)
-        do(STEPS[name], run, Console(stderr=True))
+        if STEPS[name].needed(run):
+            do(STEPS[name], run, Console(stderr=True))
 
 
 def _generate_file(folder: Path, source: Path, target: Path, k: int) -> None:

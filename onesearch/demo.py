@@ -34,8 +34,9 @@ def demo(folder: Path, settings: Settings | None, console: Console) -> None:
     else:
         run = Run.create(folder, settings or Settings())
     with run.lock():
-        for number, step in enumerate(STEPS.values(), 1):
-            do(step, run, console, f"{number}/{len(STEPS)} ")
+        steps = [step for step in STEPS.values() if step.needed(run)]
+        for number, step in enumerate(steps, 1):
+            do(step, run, console, f"{number}/{len(steps)} ")
     console.print()
     results = read_json(folder / "eval/recall.json")
     answers = read_json(folder / "eval/searches.json")

@@ -22,6 +22,7 @@ from quantizers.quantizer import CLASSES, Quantizer
 
 METHODS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "rq-kmeans": ("ResidualKMeans", {}),
+    "rq-kmeans-aligned": ("ResidualKMeans", {"align": True}),
     "rq-kmeans-5": ("ResidualKMeans", {"level_sizes": [256] * 5}),  # as many bits as KHQE has with 3 x 256
     "khqe": ("ResidualKMeans", {"tail": [256, 256], "balance": "last", "keywords": True, "queries": True}),
     "rq-vae": ("RQVAE", {}),
@@ -41,7 +42,8 @@ class Method:
         arguments: of the class, `seed` among them.
         keywords: whether vectors of items and queries are drawn towards those of their keywords.
         queries: whether the codebooks are fitted on the distinct training queries besides the items.
-        align: whether vectors go through the run's alignment (`models/align`) first.
+        align: whether vectors go through the run's alignment (`models/align`) first, which is learnt where there is
+            none.
         views: what a product has several vectors of, for the classes that want them: the searches that led to it
             beside its text, or its pictures.
         behaviour: share of co-purchase vectors, see `Settings`.

@@ -24,6 +24,7 @@ class Step:
 
     Attributes:
         title: what it does, for the progress bar.
+        needed: whether this run has anything for it to do.
         inputs: what it depends on besides, read from the settings.
     """
 
@@ -34,6 +35,7 @@ class Step:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     inputs: Callable[[Run], dict[str, Any]] = lambda run: {}
+    needed: Callable[[Run], bool] = lambda run: True
 
     def do(self, run: Run, progress: Progress) -> bool:
         """Do the step unless it is done already; tell whether it was done now."""
@@ -72,6 +74,13 @@ def embed(run: Run, progress: Progress) -> None:
 
     texts = item_texts(Corpus.load(run.folder / "corpus"))
     embed_catalogue(texts, load_text_encoder(run.settings.encoder), run.folder / "embeddings", progress=progress)
+
+
+def align(run: Run, progress: Progress) -> None:
+    """Learn from the log how to move the vectors."""
+    from training.align import align_run
+
+    align_run(run, progress)
 
 
 def quantize(run: Run, progress: Progress) -> None:
@@ -125,9 +134,22 @@ def _method(run: Run) -> dict[str, Any]:
     return method_inputs(run)
 
 
-def _training_config(run: Run) -> dict[str, Any]:
-    path = run.settings.sft
-    return {} if path is None or not Path(path).exists() else {"sft": stamps(Path(path))}
+def _config(setting: str) -> Callable[[Run], dict[str, Any]]:
+    """The file that a setting names is an input."""
+
+    def inputs(run: Run) -> dict[str, Any]:
+        path = getattr(run.settings, setting)
+        return {} if path is None or not Path(path).exists() else {setting: stamps(Path(path))}
+
+    return inputs
+
+
+def _aligns(run: Run) -> bool:
+    """Whether the method wants an alignment that nobody has made by hand with training/align.py."""
+    from onesearch.methods import find_method
+
+    by_hand = (run.folder / "models/align/config.json").exists() and "align" not in run.manifest["steps"]
+    return find_method(run.settings).align and not by_hand
 
 
 STEPS = {
@@ -144,6 +166,16 @@ STEPS = {
         ),
         Step("embed", "embed the catalogue", embed, ("encoder",), ("corpus",), ("embeddings",)),
         Step(
+            "align",
+            "align vectors with the log",
+            align,
+            ("split", "seed", "encoder"),
+            ("corpus", "embeddings"),
+            ("models/align",),
+            _config("align"),
+            _aligns,
+        ),
+        Step(
             "quantize",
             "make semantic IDs",
             quantize,
@@ -159,7 +191,7 @@ STEPS = {
             ("split", "seed", "encoder"),
             ("corpus", "embeddings", "sid"),
             ("models/sft",),
-            _training_config,
+            _config("sft"),
         ),
         Step(
             "evaluate",

@@ -30,6 +30,8 @@ class Settings:
         encoder: what turns texts into vectors, see `onesearch.embed`.
         method: how vectors become semantic IDs, a name or a YAML, see `onesearch.methods`; what the YAML says of
             `behaviour`, `level_sizes` and `last_level` counts more than what is said here.
+        align: YAML of the alignment, which methods with `align: true` learn first; None for the defaults of
+            `training/align.py`.
         behaviour: share of co-purchase vectors (PPMI and SVD of the training baskets) in what is quantized; 0 leaves
             them out, 1 uses nothing else.
         level_sizes: codes per learned level of a semantic ID.
@@ -48,6 +50,7 @@ class Settings:
     test_requests: int = 10_000
     encoder: str = "wordllama"
     method: str = "rq-kmeans"
+    align: str | None = None
     behaviour: float = 0.0
     level_sizes: tuple[int, ...] = (256, 256, 256)
     last_level: int | None = 128

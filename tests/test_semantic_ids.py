@@ -3,12 +3,13 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up import KINDS
+from made_up import KINDS, write_yaml
 from typer.testing import CliRunner
 
 from onesearch.cli import app
@@ -20,9 +21,11 @@ from onesearch.semantic_ids import SEARCHES, _searches
 from onesearch.sid import SidTable
 from quantizers import ResidualKMeans, append_rank_level, load_quantizer
 
+ALIGNMENT = {"pairs": 320, "hidden": 16, "per_device_train_batch_size": 64, "valid_requests": 50}
 QUICK = "level_sizes: [6, 4]\nlast_level: 8\n"
 METHODS = {
     "rq-kmeans": "method: rq-kmeans\n" + QUICK,
+    "rq-kmeans-aligned": "method: rq-kmeans-aligned\n" + QUICK,
     "rq-kmeans-5": "method: rq-kmeans-5\nlevel_sizes: [3, 3, 3, 3, 3]\n",
     "balanced": "method: rq-kmeans\nbalance: last\nslack: 1.0\n" + QUICK,
     "per-prefix": "method: rq-kmeans\nbalance: per_prefix\n" + QUICK,
@@ -56,6 +59,7 @@ def test_every_method_gives_each_item_a_semantic_id_of_its_own(
     new_run: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     run, path = new_run("run"), written(tmp_path, METHODS[name])
+    Run.create(run, replace(Run.open(run).settings, align=str(write_yaml(tmp_path / "align.yaml", ALIGNMENT))))
     done = quantize(run, "--method", path)
     assert done.exit_code == 0, done.output
     assert Run.open(run).settings.method == str(path)
@@ -151,7 +155,6 @@ def test_mistakes_leave_the_run_as_it_was(new_run: Callable[[str], Path], tmp_pa
 @pytest.mark.parametrize(
     "text, line",
     [
-        ("method: rq-kmeans\nalign: true\n", "this run has no alignment (run `accelerate launch training/align.py"),
         ("method: vrq\nviews: pictures\n", "no vectors of pictures here"),
         ("method: rq-kmeans\nlevel_sizes: [1, 1]\nlast_level: 8\n", "last_level: 48 items share the codes"),
     ],
@@ -160,6 +163,30 @@ def test_what_a_method_lacks_is_told_with_its_remedy(
     new_run: Callable[[str], Path], tmp_path: Path, text: str, line: str
 ) -> None:
     assert line in told(quantize(new_run("run"), "--method", written(tmp_path, text)))
+
+
+def test_a_method_that_wants_an_alignment_gets_one_and_keeps_what_was_made_by_hand(
+    new_run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run, made = new_run("run"), Path("models/align/model.safetensors")
+    path = written(tmp_path, "method: rq-kmeans\nalign: true\n" + QUICK)
+    Run.create(run, replace(Run.open(run).settings, align=str(write_yaml(tmp_path / "align.yaml", ALIGNMENT))))
+    first = quantize(run, "--method", path)
+    assert first.exit_code == 0 and "align vectors with the log" in first.stderr
+    learnt = (run / made).read_bytes()
+    assert (run / "sid/recipe/align/model.safetensors").read_bytes() == learnt
+    assert quantize(run).stderr.count("already done") == 2
+    write_yaml(tmp_path / "align.yaml", {**ALIGNMENT, "learning_rate": 1e-4})
+    assert "already done" not in quantize(run).stderr, "learnt otherwise, other semantic IDs"
+    assert (run / made).read_bytes() != learnt
+
+    other = new_run("other")
+    encoder = load_text_encoder("wordllama")
+    Alignment(Projection(encoder.dimension, 32, 16, seed=1), "wordllama").save(other / "models/align")
+    by_hand = (other / made).read_bytes()
+    done = quantize(other, "--method", path)
+    assert done.exit_code == 0 and "align vectors" not in done.stderr
+    assert (other / made).read_bytes() == by_hand
 
 
 def test_a_broken_vector_is_told_by_row_and_item(new_run: Callable[[str], Path]) -> None:

@@ -61,7 +61,7 @@ class AlignmentArguments:
 
     run: str = field(default="runs/demo", metadata={"help": "Run folder with a corpus and embeddings."})
     query_query: float = field(default=0.5, metadata={"help": "Weight of queries that led to one item."})
-    item_item: float = field(default=1.0, metadata={"help": "Weight of items taken together or after one query."})
+    item_item: float = field(default=0.3, metadata={"help": "Weight of items taken together or after one query."})
     query_item: float = field(default=1.0, metadata={"help": "Weight of a query and what was taken after it."})
     rank: float = field(default=1.0, metadata={"help": "Weight of the margin: shown < clicked < bought."})
     relevance: float = field(default=1.0, metadata={"help": "Weight of fitting graded relevance."})
@@ -257,7 +257,7 @@ def train(
         semantic = SemanticNegatives.fit(vectors, options.clusters, args.seed)
         mined = with_negatives(mined, semantic, known, text, options.far, options.near, args.seed)
     if args.process_index == 0:
-        tell(mined, options)
+        tell(mined, options, logging.WARNING if progress is None else logging.INFO)
     whole = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     if len(mined) < whole:
         remedy = "lower --per_device_train_batch_size, or --min_cosine"
@@ -308,15 +308,23 @@ def catalogue_vectors(run: Run, corpus: Corpus) -> NDArray[np.float32]:
     return vectors
 
 
-def tell(mined: Mined, options: AlignmentArguments) -> None:
-    """Say how many pairs there are, and which losses the log has nothing for."""
+def tell(mined: Mined, options: AlignmentArguments, level: int) -> None:
+    """Say how many pairs there are, and, at a level of logging, which losses the log has nothing for."""
     found = found_relations(mined)
     log.info("pairs: %s", ", ".join(f"{name} {count:,}" for name, count in found.items()) or "none")
     # What a loss learns from where that is not called like the loss.
     needs = {"rank": "preferences", "relevance": "judgements", "decoupled": "query_item", "semantic": "query_item"}
     idle = [name for name, weight in options.weights().items() if weight and needs.get(name, name) not in found]
     if idle:
-        log.warning("nothing in the log to learn from, these losses are off: %s", ", ".join(idle))
+        log.log(level, "nothing in the log to learn from, these losses are off: %s", ", ".join(idle))
+
+
+def align_run(run: Run, progress: Progress) -> None:
+    """The alignment step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
+    # An alignment that is half done must not be taken for one that was made by hand.
+    (run.folder / "models/align/config.json").unlink(missing_ok=True)
+    config = [] if run.settings.align is None else ["--config", run.settings.align]
+    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[AlignmentArguments, AlignTrainingArguments]:
