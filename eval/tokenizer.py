@@ -33,16 +33,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from eval.metrics import Bootstrap, per_query
+from eval.metrics import Bootstrap
 from eval.prefix_recall import Relation, held_out_relations, prefix_recall, vector_recall
 from eval.tokenizer_report import markdown, render
-from onesearch.corpus import VALID, Corpus, item_texts, make_split, sample_requests
+from eval.trained import Answers, answers, file_name, sharing, train_here
+from onesearch.corpus import Corpus, item_texts, make_split
 from onesearch.embed import embed_catalogue, load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import read_json, read_yaml, write_json, write_text
 from onesearch.methods import Method, find_method
-from onesearch.retriever import Retriever
-from onesearch.run import Run, stamps
+from onesearch.run import Run
 from onesearch.semantic_ids import Fitted, fit_method, make_semantic_ids, method_inputs
 from onesearch.settings import Settings
 from quantizers.metrics import (
@@ -58,7 +58,6 @@ log = logging.getLogger(__name__)
 
 CONFIG: Final = Path("configs/tokenizers/demo.yaml")
 CUTS: Final = (10, 100)
-GENERATOR_METRICS: Final = ("mrr@10", "recall@10")
 
 
 @dataclass(frozen=True)
@@ -75,35 +74,6 @@ class Tokenizer:
         return self.method.align, self.method.keywords, self.method.behaviour
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Validation searches answered with the generators of one tokenizer.
-
-    Attributes:
-        values: per metric (Q,) the mean over the seeds of each search. of_seeds: per metric the mean of each seed.
-        user: (Q,) who searched. seconds: a training took on average.
-    """
-
-    values: dict[str, NDArray[np.float64]]
-    of_seeds: dict[str, list[float]]
-    user: NDArray[np.int32]
-    seconds: float
-
-    def summary(self, first: Answers, seed: int) -> dict[str, Any]:
-        """Means with intervals that draw whole users, and paired differences to the answers of another tokenizer."""
-        draws = Bootstrap(self.user, seed=seed)
-        differences = (
-            {} if first is self else {m: draws.difference(self.values[m], first.values[m]) for m in self.values}
-        )
-        return {
-            "searches": len(self.user),
-            "train_seconds": self.seconds,
-            "of_seeds": self.of_seeds,
-            "differences": {metric: one.as_dict() for metric, one in differences.items()},
-            **{metric: draws.mean(found).as_dict() for metric, found in self.values.items()},
-        }
-
-
 def read_tokenizers(path: Path, settings: Settings, folder: Path) -> list[Tokenizer]:
     """The tokenizers of a YAML, all of them checked; options written in it become files in `folder`.
 
@@ -117,7 +87,7 @@ def read_tokenizers(path: Path, settings: Settings, folder: Path) -> list[Tokeni
             raise UserError("no tokenizer", place=f"{path}: {name}", value=value, remedy=remedy)
         given = value
         if isinstance(value, Mapping):
-            file = folder / f"{_file_name(str(name))}.yaml"
+            file = folder / f"{file_name(str(name))}.yaml"
             write_text(file, yaml.safe_dump(dict(value), sort_keys=False))
             given = str(file)
         chosen = replace(settings, method=str(given))
@@ -125,7 +95,7 @@ def read_tokenizers(path: Path, settings: Settings, folder: Path) -> list[Tokeni
             found.append(Tokenizer(str(name), chosen, find_method(chosen)))
         except UserError as error:
             raise UserError(error.problem, place=f"{path}: {name}", value=error.value, remedy=error.remedy) from error
-    if len({_file_name(one.name) for one in found}) < len(found):
+    if len({file_name(one.name) for one in found}) < len(found):
         raise UserError("two tokenizers of one name", place=path, remedy="tell them apart by letters or digits")
     return found
 
@@ -224,54 +194,24 @@ def generate(run: Run, tokenizer: Tokenizer, steps: int, seeds: Sequence[int], f
     Each has a run of its own in `folder`, which shares corpus and embeddings; what is done there already is not done
     again. The level that makes semantic IDs unique is part of them here, as the method says.
     """
-    trained = [_trained(run, tokenizer, steps, seed, folder) for seed in seeds]
-    retriever = Retriever.load(trained[0].folder)
-    settings = run.settings
-    split = make_split(retriever.corpus, settings.split)
-    requests = sample_requests(retriever.corpus, split, VALID, settings.valid_requests, settings.seed)
-    if not len(requests):
-        raise UserError("no validation searches", place=run.folder / "corpus", remedy="the log needs more events")
-    found = []
-    for own in trained:
-        items = Retriever.load(own.folder).rank(requests, 10)[0]
-        found.append(per_query(items, requests.target, GENERATOR_METRICS))
-    values = {metric: np.mean([one[metric] for one in found], axis=0) for metric in GENERATOR_METRICS}
-    return Answers(
-        values=values,
-        of_seeds={metric: [float(one[metric].mean()) for one in found] for metric in GENERATOR_METRICS},
-        user=requests.user,
-        seconds=float(np.mean([own.manifest["steps"]["train"]["seconds"] for own in trained])),
-    )
-
-
-def _trained(run: Run, tokenizer: Tokenizer, steps: int, seed: int, folder: Path) -> Run:
-    """A run with the tokenizer's semantic IDs and a generator of this seed."""
-    from training.sft import parse, train  # imports the trainer, which takes seconds
-
-    own = Run.create(folder / f"{_file_name(tokenizer.name)}-seed-{seed}", tokenizer.settings)
-    for shared in ("corpus", "embeddings", "models/align"):
-        link, target = own.folder / shared, (run.folder / shared).resolve()
-        if target.exists() and not link.exists():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(target, target_is_directory=True)
-    config = run.settings.sft
-    arguments = [] if config is None else ["--config", config]
-    arguments += ["--run", str(own.folder), "--seed", str(seed), "--max_steps", str(steps)]
-    arguments += ["--warmup_steps", str(min(50, steps // 5))]
-    names = ("split", "seed", "encoder")
-    with own.lock():
-        reads = ("corpus", "embeddings")
-        make = partial(make_semantic_ids, own)
-        own.step("quantize", make, settings=names, reads=reads, writes=("sid",), inputs=method_inputs(own))
-        own.step(
-            "train",
-            lambda: train(*parse(arguments)),
-            settings=names,
-            reads=(*reads, "sid"),
-            writes=("models/sft",),
-            inputs={"steps": steps, "seed": seed, "sft": {} if config is None else stamps(Path(config))},
-        )
-    return own
+    trained = []
+    for seed in seeds:
+        own = sharing(
+            run, folder / f"{file_name(tokenizer.name)}-seed-{seed}", ("corpus", "embeddings", "models/align"),
+            tokenizer.settings,
+        )  # fmt: skip
+        with own.lock():
+            own.step(
+                "quantize",
+                partial(make_semantic_ids, own),
+                settings=("split", "seed", "encoder"),
+                reads=("corpus", "embeddings"),
+                writes=("sid",),
+                inputs=method_inputs(own),
+            )
+        train_here(own, {"max_steps": steps, "warmup_steps": min(50, steps // 5), "seed": seed}, run.settings.sft)
+        trained.append(own)
+    return answers(trained)
 
 
 def run_of_corpus(corpus: Path, encoder: str, folder: Path) -> Run:
@@ -292,16 +232,6 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     write_json(folder / "tokenizer.json", results)
     write_text(folder / "tokenizer.md", markdown(results))
     write_text(folder / "tokenizer.html", render(results))
-
-
-def _file_name(name: str) -> str:
-    """A tokenizer's name as that of a file.
-
-    >>> _file_name("RQ-KMeans, 5 levels")
-    'rq-kmeans-5-levels'
-    """
-    kept = "".join(letter if letter.isalnum() else " " for letter in name.lower().replace("+", " plus "))
-    return "-".join(kept.split())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -358,10 +288,10 @@ def _compare(options: argparse.Namespace) -> dict[str, Any]:
     keep(results)
     first: Answers | None = None
     for name in options.generator:
-        answers = generate(run, tokenizers[name], options.steps, options.seeds, output / "runs")
-        first = answers if first is None else first
+        found = generate(run, tokenizers[name], options.steps, options.seeds, output / "runs")
+        first = found if first is None else first
         about = {"steps": options.steps, "seeds": options.seeds, "against": options.generator[0]}
-        results["tokenizers"][name]["generator"] = about | answers.summary(first, run.settings.seed)
+        results["tokenizers"][name]["generator"] = about | found.summary(first, run.settings.seed)
         write(output, results)
     return {**results, "as_json": options.json}
 
