@@ -28,6 +28,7 @@ from eval.generator import GeneratorSystem
 from eval.metrics import METRICS, Bootstrap, per_query
 from eval.trec import write_qrels, write_run
 from onesearch.corpus import TEST, TRAIN, VALID, Corpus, Requests, make_split, sample_requests
+from onesearch.corpus.schema import QUERY_KINDS, QUERY_NOISE
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, write_json
@@ -152,11 +153,10 @@ def _plain(value: Any) -> Any:
 def slices_of(corpus: Corpus, split: NDArray[np.int8], requests: Requests) -> dict[str, dict[str, NDArray[np.bool_]]]:
     """Parts of the requests, per slice and value a (Q,) mask: query kind, spelling, repeat or first purchase, head or
     tail item, and known or new user. A slice of one value only is left out."""
-    extra = corpus.extra[requests.event.tolist()]
     trained = np.bincount(corpus.user[split == TRAIN], minlength=len(corpus.users)) > 0
     parts = {
-        "query": extra["query_kind"].fill_null("").to_numpy().astype(str),
-        "spelling": extra["query_noise"].fill_null("").to_numpy().astype(str),
+        "query": np.array([*QUERY_KINDS, ""])[corpus.query_kind[requests.event]],
+        "spelling": np.array([*QUERY_NOISE, ""])[corpus.query_noise[requests.event]],
         "purchase": np.where(bought_before(corpus, requests), "repeat", "first"),
         "item": np.where(tail_items(corpus, split)[requests.target], "tail", "head"),
         "user": np.where(trained[requests.user], "known", "new"),

@@ -31,11 +31,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from onesearch.corpus import Corpus, Rejects, Tables, item_texts
+from onesearch.corpus import Corpus, Rejects, item_texts
 from onesearch.corpus.rows import read_rows
 from onesearch.corpus.schema import ITEMS, REQUIRED, TABLES
 from onesearch.corpus.tables import FILE, ROW
-from onesearch.corpus.validate import validate
+from onesearch.corpus.validate import check_items
 from onesearch.drift import MOST_ERROR, Drift, Vectors, measure_drift, of_searches, refit
 from onesearch.embed import TextEncoder, embed_catalogue, load_text_encoder
 from onesearch.errors import UserError
@@ -196,7 +196,7 @@ def _rows_to_add(table: SidTable, add: Path | None) -> tuple[pl.DataFrame, pl.Da
     found = read_rows(add, ITEMS, rejects, required=REQUIRED["items"], exhaustive=True)
     if found.is_empty():
         raise UserError("the file has no rows", place=add, remedy="give an item a row")
-    rows = _known(validate(Tables(items=found), rejects).items, table)
+    rows = _known(check_items(found, rejects), table)
     here = pl.col("removed") == 0
     remedy = "leave it out, or remove the item first"
     rejects.drop(rows, here, "item_id", "the item is in the catalogue already", remedy)

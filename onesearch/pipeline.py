@@ -64,6 +64,7 @@ def prepare(run: Run, progress: Progress) -> None:
         on_error=settings.on_error,
         seed=settings.seed,
         users=settings.users,
+        progress=progress,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesearch.corpus import Corpus
+from onesearch.corpus.schema import QUERY_NOISE
 from onesearch.corpus.split import target_kind
 
 SHORTLIST = 200
@@ -32,7 +33,7 @@ def choose(corpus: Corpus, count: int = 3) -> list[Showcase]:
     ones where knowing the user matters. Derived queries are taken undisturbed. No word and no user is shown twice. A
     log without queries gives one empty query.
     """
-    whole = corpus.extra["query_noise"].fill_null("clean").eq("clean").to_numpy()
+    whole = corpus.query_noise <= QUERY_NOISE.index("clean")
     asked = np.flatnonzero((corpus.query >= 0) & (corpus.kind == target_kind(corpus)) & whole)
     if len(asked) == 0:
         longest = np.argsort(-np.diff(corpus.offsets), kind="stable")[:2]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from onesearch.context.relevance import RelevantTexts
+from onesearch.corpus.arrays import same_item_links
 from onesearch.corpus.popularity import DAY
-from onesearch.corpus.reader import Corpus, same_item_links
+from onesearch.corpus.reader import Corpus
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.corpus.split import Requests
 from onesearch.embed.text import unit_rows

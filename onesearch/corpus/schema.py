@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 EVENT_KINDS: Final = ("impression", "click", "cart", "purchase")
 """What a user did with an item, weakest first; `Corpus.kind` holds the position in this tuple."""

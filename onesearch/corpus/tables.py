@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,26 +22,59 @@ ROW: Final = "_row"
 """Column: the place of a row in its file, from 1."""
 
 
+class Blocks(Iterator[pl.DataFrame]):
+    """Rows of a file, read when the next block is asked for; `share` of the file is read already."""
+
+    share = 0.0
+
+    def __init__(self, read: Callable[..., Iterator[pl.DataFrame]]) -> None:
+        """
+        Args:
+            read: reads the file, and calls `progress` with the share that is read.
+        """
+        self._blocks = read(progress=partial(setattr, self, "share"))
+
+    def __next__(self) -> pl.DataFrame:
+        return next(self._blocks)
+
+
 @dataclass
 class Tables:
     """The four tables of a corpus before they are checked.
 
     Attributes:
         items, users, events, relevance: columns of the schema (any that are not required may be absent), and `FILE`
-            and `ROW`. None stands for an empty table.
-        rejects: the rows that could not even be read, in the form of `Rejects.frame`.
+            and `ROW`. None stands for an empty table. Events may come as blocks that are read one after the other,
+            so that a log need not fit into memory.
+        rejects: takes the rows that could not even be read, also while blocks of events are being read.
     """
 
     items: pl.DataFrame
-    events: pl.DataFrame | None = None
+    events: pl.DataFrame | Blocks | None = None
     users: pl.DataFrame | None = None
     relevance: pl.DataFrame | None = None
-    rejects: pl.DataFrame | None = None
+    rejects: Rejects | None = None
 
-    def get(self, table: str) -> pl.DataFrame:
-        """One of the four tables; an absent one is an empty frame of the full schema."""
+    def get(self, table: Literal["items", "users", "relevance"]) -> pl.DataFrame:
+        """One of the tables that fit into memory; an absent one is an empty frame of the full schema."""
         frame: pl.DataFrame | None = getattr(self, table)
-        return pl.DataFrame(schema={**TABLES[table], FILE: pl.String, ROW: pl.UInt32}) if frame is None else frame
+        return empty(table) if frame is None else frame
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """The events; those that are read from a file come once."""
+        if isinstance(self.events, pl.DataFrame):
+            return iter((self.events,))
+        return iter(self.events or ())
+
+    @property
+    def share(self) -> float:
+        """How much of the events is read already."""
+        return self.events.share if isinstance(self.events, Blocks) else 1.0
+
+
+def empty(table: str) -> pl.DataFrame:
+    """A table without rows, in the full schema."""
+    return pl.DataFrame(schema={**TABLES[table], FILE: pl.String, ROW: pl.UInt32})
 
 
 class Rejects:
@@ -58,12 +93,27 @@ class Rejects:
         if on_error not in ("stop", "skip"):
             raise UserError("unknown way to treat bad rows", value=on_error, remedy="use stop or skip")
         self.on_error = on_error
-        self._frames: list[pl.DataFrame] = []
+        self._parts: list[pl.DataFrame | Rejects] = []
+        self._rules: dict[tuple[str, str], Rejects] = {}
+
+    def section(self) -> Rejects:
+        """Rejects that are listed at this place among the others, whenever they are found."""
+        part = Rejects(self.on_error)
+        self._parts.append(part)
+        return part
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """All collected rows, columns as in `SCHEMA`."""
+        for part in self._parts:
+            if isinstance(part, Rejects):
+                yield from part.frames()
+            else:
+                yield part
 
     @property
     def frame(self) -> pl.DataFrame:
-        """All collected rows, columns as in `SCHEMA`."""
-        return pl.concat([pl.DataFrame(schema=self.SCHEMA), *self._frames])
+        """All collected rows as one frame."""
+        return pl.concat([pl.DataFrame(schema=self.SCHEMA), *self.frames()])
 
     def add(self, rows: pl.DataFrame, reason: str, remedy: str) -> None:
         """Reject `rows` (columns as in `SCHEMA` but `reason`, with any record); none is fine."""
@@ -74,18 +124,16 @@ class Rejects:
         if self.on_error == "stop":
             raise UserError(reason, place=place, value=first["value"], remedy=remedy)
         reasoned = rows.with_columns(reason=pl.lit(reason)).select(*self.SCHEMA)
-        self._frames.append(reasoned.cast(pl.Schema(self.SCHEMA)))
-
-    def extend(self, frame: pl.DataFrame | None) -> None:
-        """Take over rows that were collected elsewhere."""
-        if frame is not None:
-            self._frames.append(frame)
+        self._parts.append(reasoned.cast(pl.Schema(self.SCHEMA)))
 
     def drop(self, frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, remedy: str) -> pl.DataFrame:
         """`frame` without the rows where `bad` holds; those are rejected for what their `column` holds.
 
-        A `bad` that is null does not hold.
+        A `bad` that is null does not hold. Rows that a rule rejects are listed together, also where a table is checked
+        block by block.
         """
+        if (column, reason) not in self._rules:
+            self._rules[column, reason] = self.section()
         mask = frame.select(bad.fill_null(False).alias("bad"))["bad"]
         if not mask.any():
             return frame
@@ -99,13 +147,14 @@ class Rejects:
             value=shown.cast(pl.String, strict=False),
             record=pl.struct(pl.exclude(FILE, ROW)).struct.json_encode(),
         )
-        self.add(rows, reason, remedy)
+        self._rules[column, reason].add(rows, reason, remedy)
         return frame.filter(~mask)
 
 
-def write_rejects(path: Path, rejects: pl.DataFrame) -> None:
+def write_rejects(path: Path, rejects: Rejects) -> None:
     """One JSON object a line: file, row, column, value, reason, and the record itself where it could be read."""
     fields = pl.struct(pl.exclude("record")).struct.json_encode().str.strip_suffix("}")
-    lines = rejects.select(pl.concat_str(fields, pl.lit(',"record":'), pl.col("record").fill_null("null"), pl.lit("}")))
+    line = pl.concat_str(fields, pl.lit(',"record":'), pl.col("record").fill_null("null"), pl.lit("}"))
     with path.open("w", encoding="utf-8") as handle:
-        handle.writelines(f"{line}\n" for line in lines.to_series())
+        for frame in rejects.frames():
+            handle.writelines(f"{text}\n" for text in frame.select(line).to_series())

@@ -7,28 +7,74 @@ from typing import Final
 import polars as pl
 
 from onesearch.corpus.schema import EVENT_KINDS, MAX_QUERY_CHARACTERS, REQUIRED, TABLES
-from onesearch.corpus.tables import FILE, ROW, Rejects, Tables
+from onesearch.corpus.tables import FILE, ROW, Rejects
 from onesearch.errors import UserError
 
 LATEST_SECOND: Final = 100_000_000_000
 """A later timestamp (year 5138) is in milliseconds, not seconds."""
 
 
-def validate(tables: Tables, rejects: Rejects) -> Tables:
-    """The tables with the full schema, and only the rows that satisfy it; users are those of the table and of the log.
+def check_items(items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    """The items in the full schema, only those that satisfy it.
 
     Raises:
         UserError: a required column is missing, no item is left, or (with "stop") a row breaks a rule.
     """
-    items = _items(_complete(tables, "items"), rejects)
-    users = _unique(_complete(tables, "users"), "user_id", rejects)
-    events = _events(_complete(tables, "events"), items, rejects)
-    relevance = _relevance(_complete(tables, "relevance"), items, rejects)
-    return Tables(items=items, users=_with_users_of(events, users), events=events, relevance=relevance)
+    items = _unique(complete(items, "items"), "item_id", rejects)
+    items = _required(items, "title", rejects, "give the item a title, it is what searches are matched with")
+    price = pl.col("price").fill_nan(None)
+    bad_price = (price < 0) | price.is_infinite()
+    items = rejects.drop(items.with_columns(price), bad_price, "price", "no price", "use a number from 0 up, or null")
+    if items.is_empty():
+        raise UserError("no usable item", place="items", remedy="see the rejected rows; a corpus needs items")
+    return items
 
 
-def _complete(tables: Tables, table: str) -> pl.DataFrame:
-    frame, schema = tables.get(table), TABLES[table]
+def check_users(users: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+    """The users in the full schema, each once."""
+    return _unique(complete(users, "users"), "user_id", rejects)
+
+
+def check_events(events: pl.DataFrame, items: pl.Series, clock: bool, rejects: Rejects) -> pl.DataFrame:
+    """A block of events in the full schema, only those that satisfy it. Nothing is remembered between blocks.
+
+    Args:
+        events: some events, `complete`.
+        items: the known item ids.
+        clock: whether any event of the whole log has a timestamp: then each needs one, and otherwise a position.
+        rejects: takes the others.
+    """
+    events = _required(events, "user_id", rejects, "name the user of every event")
+    events = _required(events, "item_id", rejects, "name the item of every event")
+    known = ", ".join(EVENT_KINDS)
+    odd = ~pl.col("event").is_in(EVENT_KINDS) | pl.col("event").is_null()
+    events = rejects.drop(events, odd, "event", "unknown kind of event", f"use one of {known}")
+    events = _timed(events, clock, rejects)
+    unknown = ~pl.col("item_id").is_in(items.implode())
+    events = rejects.drop(events, unknown, "item_id", "unknown item", "add it to the items or remove the event")
+    events = events.with_columns(pl.col("query").str.strip_chars().replace("", None))
+    return _short(events, rejects)
+
+
+def check_relevance(relevance: pl.DataFrame, items: pl.Series, rejects: Rejects) -> pl.DataFrame:
+    """The judgements in the full schema, only those that satisfy it."""
+    relevance = _required(complete(relevance, "relevance"), "query", rejects, "name the query of every judgement")
+    relevance = _short(relevance, rejects)
+    relevance = _required(relevance, "item_id", rejects, "name the item of every judgement")
+    grade = pl.col("grade").fill_nan(None)
+    bad = grade.is_null() | ~grade.is_finite()
+    relevance = rejects.drop(relevance, bad, "grade", "no grade", "use a number, larger for better")
+    unknown = ~pl.col("item_id").is_in(items.implode())
+    return rejects.drop(relevance, unknown, "item_id", "unknown item", "add it to the items or remove the row")
+
+
+def complete(frame: pl.DataFrame, table: str) -> pl.DataFrame:
+    """The columns of a table in order, with their types, `FILE` and `ROW`; those that are not there are null.
+
+    Raises:
+        UserError: a required column is missing.
+    """
+    schema = TABLES[table]
     for column in REQUIRED[table]:
         if column not in frame.columns:
             place = frame[FILE][0] if len(frame) else table
@@ -50,34 +96,10 @@ def _unique(frame: pl.DataFrame, column: str, rejects: Rejects) -> pl.DataFrame:
     return rejects.drop(frame, again, column, f"duplicate {column}", "keep one of the rows")
 
 
-def _items(items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
-    items = _unique(items, "item_id", rejects)
-    items = _required(items, "title", rejects, "give the item a title, it is what searches are matched with")
-    price = pl.col("price").fill_nan(None)
-    bad_price = (price < 0) | price.is_infinite()
-    items = rejects.drop(items.with_columns(price), bad_price, "price", "no price", "use a number from 0 up, or null")
-    if items.is_empty():
-        raise UserError("no usable item", place="items", remedy="see the rejected rows; a corpus needs items")
-    return items
-
-
-def _events(events: pl.DataFrame, items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
-    events = _required(events, "user_id", rejects, "name the user of every event")
-    events = _required(events, "item_id", rejects, "name the item of every event")
-    known = ", ".join(EVENT_KINDS)
-    odd = ~pl.col("event").is_in(EVENT_KINDS) | pl.col("event").is_null()
-    events = rejects.drop(events, odd, "event", "unknown kind of event", f"use one of {known}")
-    events = _timed(events, rejects)
-    unknown = ~pl.col("item_id").is_in(items["item_id"].implode())
-    events = rejects.drop(events, unknown, "item_id", "unknown item", "add it to the items or remove the event")
-    events = events.with_columns(pl.col("query").str.strip_chars().replace("", None))
-    return _short(events, rejects)
-
-
-def _timed(events: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
+def _timed(events: pl.DataFrame, clock: bool, rejects: Rejects) -> pl.DataFrame:
     """Every event has a timestamp, or every event has a position."""
     time = pl.col("timestamp")
-    if events["timestamp"].null_count() == len(events):
+    if not clock:
         remedy = "give seconds since 1970, or the event's position in the user's history"
         no_position = pl.col("position").is_null()
         return rejects.drop(events, no_position, "timestamp", "neither timestamp nor position", remedy)
@@ -92,19 +114,3 @@ def _short(frame: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
     too_long = pl.col("query").str.len_chars() > MAX_QUERY_CHARACTERS
     remedy = f"at most {MAX_QUERY_CHARACTERS:,} characters"
     return rejects.drop(frame, too_long, "query", "the query is too long", remedy)
-
-
-def _relevance(relevance: pl.DataFrame, items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
-    relevance = _short(_required(relevance, "query", rejects, "name the query of every judgement"), rejects)
-    relevance = _required(relevance, "item_id", rejects, "name the item of every judgement")
-    grade = pl.col("grade").fill_nan(None)
-    bad = grade.is_null() | ~grade.is_finite()
-    relevance = rejects.drop(relevance, bad, "grade", "no grade", "use a number, larger for better")
-    unknown = ~pl.col("item_id").is_in(items["item_id"].implode())
-    return rejects.drop(relevance, unknown, "item_id", "unknown item", "add it to the items or remove the row")
-
-
-def _with_users_of(events: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
-    only_in_log = events.select("user_id", FILE, ROW).unique("user_id", maintain_order=True)
-    added = only_in_log.join(users.select("user_id"), on="user_id", how="anti")
-    return pl.concat([users, added], how="diagonal").sort("user_id")

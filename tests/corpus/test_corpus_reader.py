@@ -161,7 +161,7 @@ def test_popularity_without_a_clock_counts_training_events() -> None:
 def test_an_incomplete_or_foreign_corpus(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"corpus.json: no such file"):
         Corpus.load(tmp_path)
-    write_json(tmp_path / "corpus.json", {"schema_version": 1})
+    write_json(tmp_path / "corpus.json", {"schema_version": 2})
     with pytest.raises(UserError, match=r"incomplete corpus.*run `onesearch prepare` again"):
         Corpus.load(tmp_path)
     write_json(tmp_path / "corpus.json", {**read_json(tmp_path / "corpus.json"), "schema_version": 99})
@@ -170,7 +170,7 @@ def test_an_incomplete_or_foreign_corpus(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_parquet_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "corpus.json", {"schema_version": 1})
+    write_json(tmp_path / "corpus.json", {"schema_version": 2})
     (tmp_path / "items.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(UserError, match="incomplete corpus"):
         Corpus.load(tmp_path)

@@ -1,5 +1,6 @@
 """What is written: the whole schema, sorted events, every rejected row, and never half a corpus."""
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -35,8 +36,13 @@ def test_events_are_sorted_and_everything_arrives(good: dict[str, Rows], write: 
         assert dict(pl.read_parquet_schema(corpus.folder / f"{table}.parquet")) == schema
     checksum = corpus.info.pop("checksum")
     assert len(checksum) == 64
+    arrays = corpus.info.pop("arrays")
+    for name, about in arrays.items():
+        path = corpus.folder / "arrays" / f"{name}{'.parquet' if name == 'queries' else '.npy'}"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == about["checksum"]
+    assert (arrays["item"]["dtype"], arrays["item"]["shape"], arrays["offsets"]["shape"]) == ("int32", [3], [3])
     assert corpus.info == {
-        "schema_version": 1,
+        "schema_version": 2,
         "source": "jsonl",
         "clock": True,
         "items": 3,

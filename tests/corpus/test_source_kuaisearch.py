@@ -67,11 +67,11 @@ def test_kuaisearch_search_of_one_user(kuai: Path, tmp_path: Path) -> None:
     assert search[0] == before[-1] + 1
     shown = search[corpus.kind[search] == 0]
     assert [items[i] for i in corpus.item[shown]][:2] == ["38", "39"]
-    assert corpus.extra["rank"].gather(shown).to_list() == list(range(188))
+    assert corpus.rank[shown].tolist() == list(range(188))
     clicked = search[corpus.kind[search] == 1]
     assert len(clicked) == 16
     assert items[corpus.item[clicked[0]]] == "58"
-    assert corpus.extra["rank"][int(clicked[0])] == 20  # 58 was shown in the 21st place
+    assert corpus.rank[clicked[0]] == 20  # 58 was shown in the 21st place
 
 
 def test_kuaisearch_sample_as_published(shared_data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from published import Rows, write_lines
 
 from onesearch.corpus import Corpus
-from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.corpus.schema import EVENT_KINDS, QUERY_KINDS, QUERY_NOISE
 from onesearch.corpus.sources import completejourney, prepare
 from onesearch.errors import UserError
 
@@ -37,11 +37,11 @@ def test_completejourney(journey: Corpus) -> None:
 
 
 def test_completejourney_queries_name_the_item(journey: Corpus) -> None:
-    clean = np.flatnonzero(journey.extra["query_noise"].to_numpy() == "clean")
+    clean = np.flatnonzero(journey.query_noise == QUERY_NOISE.index("clean"))
     assert len(clean) / len(journey.user) == pytest.approx(0.5, abs=0.02)
     categories = journey.items["categories"].to_list()
     for event in clean[:300]:
-        kind = journey.extra["query_kind"][int(event)]
+        kind = QUERY_KINDS[journey.query_kind[event]]
         named = categories[journey.item[event]][2 if kind.startswith("type") else 1].lower()
         first = journey.queries[journey.query[event]].split()[0]
         assert first in named
@@ -81,7 +81,7 @@ def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
     columns = prepare("parquet", tmp_path / "two", path=tmp_path / "columns")
     assert lines.info["checksum"] == columns.info["checksum"]
     assert lines.time.tolist() == [86_400]
-    assert lines.extra["rank"].to_list() == [3]
+    assert lines.rank.tolist() == [3]
     assert lines.users["user_id"].to_list() == ["7", "8"]
     assert lines.relevance.rows() == [("one", "1", 2.0)]
 

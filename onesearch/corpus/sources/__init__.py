@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import polars as pl
-
+from onesearch.corpus.ingest import Progress
 from onesearch.corpus.reader import Corpus
 from onesearch.corpus.sources import amazon, completejourney, esci, kuaisearch, own
 from onesearch.corpus.tables import OnError, Rejects, Tables
@@ -42,6 +41,7 @@ def prepare(
     on_error: OnError = "stop",
     seed: int = 7,
     users: int | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Corpus:
     """Read a source, write the corpus to `folder`, and load it.
 
@@ -52,6 +52,7 @@ def prepare(
         on_error: what to do with rows that break the schema, see `write_corpus`.
         seed: of derived queries.
         users: keep only the first so many users, by id, and their events; all items stay.
+        progress: called with (done, total) once events are being read.
 
     Raises:
         UserError: an unknown source, files that are missing or damaged, or (with "stop") a row that breaks the schema.
@@ -62,19 +63,6 @@ def prepare(
         raise UserError("a slice needs at least one user", place="users", value=users, remedy="give a number from 1 up")
     rejects = Rejects(on_error)
     tables = SOURCES[source](None if path is None else Path(path), rejects, seed)
-    tables.rejects = rejects.frame
-    if users is not None:
-        _keep_users(tables, users)
-    write_corpus(Path(folder), tables, source=source, on_error=on_error)
+    tables.rejects = rejects
+    write_corpus(Path(folder), tables, source=source, on_error=on_error, users=users, progress=progress)
     return Corpus.load(folder)
-
-
-def _keep_users(tables: Tables, most: int) -> None:
-    """Rows without a user stay, so that they are found and named."""
-    both = [tables.get(table)["user_id"] for table in ("users", "events") if "user_id" in tables.get(table).columns]
-    first = pl.concat(both).drop_nulls().unique().sort().head(most)
-    for table in ("users", "events"):
-        frame = tables.get(table)
-        if "user_id" in frame.columns:
-            kept = pl.col("user_id").is_in(first.implode()) | pl.col("user_id").is_null()
-            setattr(tables, table, frame.filter(kept))
