@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from onesearch.context.batch import ContextBuilder
+from onesearch.context.batch import ContextBuilder, EncodedQueries
 from onesearch.corpus import Requests
 
 MEGABATCH = 16
 """Batches whose examples are sorted by length together."""
+
+
+ENCODED = 1 << 18
+"""Queries encoded together: bounds the memory that this takes beside the result."""
 
 
 class Events(Dataset[int]):
@@ -43,7 +47,9 @@ class TrainingBatches:
         self.builder = builder
         self._row = np.full(len(corpus.queries) + 1, -1, np.int64)  # the last place is that of events without a query
         self._row[asked] = np.arange(len(asked))
-        self._queries = builder.encode(texts)
+        self._queries = EncodedQueries.joined(
+            [builder.encode(texts[start : start + ENCODED]) for start in range(0, max(len(texts), 1), ENCODED)]
+        )
 
     def lengths(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) tokens of each event's query."""

@@ -52,6 +52,16 @@ class EncodedQueries:
         place = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], length)
         return EncodedQueries(self.ids[place], offsets, self.texts.take(rows))
 
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedQueries]) -> EncodedQueries:
+        """The queries of all parts, of which there is one at least."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([[0], np.cumsum(lengths)]),
+            RelevantTexts.joined([part.texts for part in parts]),
+        )
+
 
 @dataclass(frozen=True)
 class ContextBuilder:

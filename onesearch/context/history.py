@@ -184,12 +184,13 @@ def _best(row: NDArray[np.int64], score: NDArray[np.float32], most: int) -> NDAr
 def _choices(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """(E,) `next_same` and `nth_same` of the corpus, but among clicks, carts and purchases alone; -1 at impressions."""
     total = len(corpus.item)
-    chosen = np.flatnonzero(corpus.kind > EVENT_KINDS.index("impression"))
-    if len(chosen) == total:
+    if corpus.kind.min(initial=len(EVENT_KINDS)) > EVENT_KINDS.index("impression"):
         return corpus.next_same, corpus.nth_same
-    after, nth = same_item_links(corpus.user[chosen], corpus.item[chosen])
     next_same, nth_same = np.full(total, -1, np.int64), np.full(total, -1, np.int32)
-    next_same[chosen], nth_same[chosen] = np.append(chosen, total)[after], nth
+    for span in corpus.spans():
+        chosen = span.start + np.flatnonzero(corpus.kind[span] > EVENT_KINDS.index("impression"))
+        after, nth = same_item_links(corpus.user[chosen], corpus.item[chosen])
+        next_same[chosen], nth_same[chosen] = np.append(chosen, total)[after], nth
     return next_same, nth_same
 
 
@@ -199,13 +200,15 @@ def _decayed_counts(
     """(E,) how often the user chose the event's item up to this event; a choice `half_life` days before counts half."""
     count = np.ones(len(corpus.item), np.float32)
     unit = half_life * (DAY if corpus.has_clock else 1)
-    earlier = np.flatnonzero((next_same >= 0) & (next_same < len(corpus.item)))
-    rank = nth_same[earlier]
-    earlier = earlier[np.argsort(rank, kind="stable")]
-    edges = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
-    for nth in range(len(edges) - 1):  # one step for all items bought n times; the longest run is a few hundred
-        event = earlier[edges[nth] : edges[nth + 1]]
-        later = next_same[event]
-        gap = (corpus.time[later] - corpus.time[event]) / unit
-        count[later] += count[event] * np.exp2(-gap).astype(np.float32)
+    for span in corpus.spans():
+        following = next_same[span]
+        earlier = span.start + np.flatnonzero((following >= 0) & (following < len(corpus.item)))
+        rank = nth_same[earlier]
+        earlier = earlier[np.argsort(rank, kind="stable")]
+        edges = np.searchsorted(np.sort(rank), np.arange(rank.max(initial=-1) + 2))
+        for nth in range(len(edges) - 1):  # one step for all items bought n times; the longest run is a few hundred
+            event = earlier[edges[nth] : edges[nth + 1]]
+            later = next_same[event]
+            gap = (corpus.time[later] - corpus.time[event]) / unit
+            count[later] += count[event] * np.exp2(-gap).astype(np.float32)
     return count

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,16 +52,25 @@ class RelevantTexts:
     Attributes:
         vectors: (n, 128) float32 unit vectors; a text without a known trigram has zeros in the lexical half.
         weights: (n, TRIGRAMS) sparse; the inverse document frequencies of the text's trigrams, scaled to sum 1.
-        present: (n, TRIGRAMS / 8) uint8; one bit a trigram, set where the text has it.
     """
 
     vectors: NDArray[np.float32]
     weights: scipy.sparse.csr_matrix
-    present: NDArray[np.uint8]
+
+    @cached_property
+    def present(self) -> NDArray[np.uint8]:
+        """(n, TRIGRAMS / 8) one bit a trigram, set where the text has it; 2 KB a text, which only items need."""
+        return _bits(self.weights)
 
     def take(self, rows: NDArray[np.integer]) -> RelevantTexts:
         """Some of the texts."""
-        return RelevantTexts(self.vectors[rows], self.weights[rows], self.present[rows])
+        return RelevantTexts(self.vectors[rows], self.weights[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[RelevantTexts]) -> RelevantTexts:
+        """The texts of all parts."""
+        weights = scipy.sparse.vstack([part.weights for part in parts], "csr")
+        return cls(np.concatenate([part.vectors for part in parts]), weights)
 
     def padded(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """(n, G) trigrams of each text and their weights, G the most that one of them has (1 at least)."""
@@ -129,7 +139,7 @@ class RelevanceSpace:
         halves = [normalize(half, norm="l1") for half in (weighed[:, :TRIGRAMS], weighed[:, TRIGRAMS:])]
         weights = normalize(scipy.sparse.hstack(halves, "csr"), norm="l1")
         weights.eliminate_zeros()
-        return RelevantTexts(vectors, weights, _bits(weights))
+        return RelevantTexts(vectors, weights)
 
     def _terms(self, texts: Sequence[str]) -> scipy.sparse.csr_matrix:
         words: dict[str, int] = {}

@@ -42,19 +42,19 @@ def popularity(corpus: Corpus, half_life: float, every: int = 7 * DAY, most: int
     held-out one's is not: on such logs a prior looks a little better in training than it is.
     """
     items = len(corpus.items)
-    counted = corpus.kind > EVENT_KINDS.index("impression")
     if not corpus.has_clock:
-        counted &= leave_one_out(corpus) == TRAIN
+        counted = (corpus.kind > EVENT_KINDS.index("impression")) & (leave_one_out(corpus) == TRAIN)
         counts = np.bincount(corpus.item[counted], minlength=items).astype(np.float32)
         return Popularity(np.zeros(1, np.int64), counts[None])
     first, last = int(corpus.time.min()), int(corpus.time.max())
     every = max(every, -(-(last - first + 1) // most))
     starts = np.arange(first, last + 1, every, dtype=np.int64)
-    period = np.minimum((corpus.time - first) // every, len(starts) - 1)
-    age = (starts[0] + (period + 1) * every) - corpus.time  # until the next snapshot
-    weight = np.exp2(-age / half_life) * counted
     added = np.zeros((len(starts), items))
-    np.add.at(added, (period, corpus.item), weight)
+    for span in corpus.spans():
+        time, counted = corpus.time[span], corpus.kind[span] > EVENT_KINDS.index("impression")
+        period = np.minimum((time - first) // every, len(starts) - 1)
+        age = (starts[0] + (period + 1) * every) - time  # until the next snapshot
+        np.add.at(added.ravel(), period * items + corpus.item[span], np.exp2(-age / half_life) * counted)
     counts = np.zeros((len(starts), items), np.float32)
     keep = np.exp2(-every / half_life)
     for s in range(1, len(starts)):

@@ -25,8 +25,11 @@ def time_split(corpus: Corpus, valid: float = 0.05, test: float = 0.05) -> NDArr
     if not corpus.has_clock:
         raise UserError("this log has no clock times", place=corpus.folder, remedy="use --split leave-one-out")
     first_valid, first_test = np.quantile(corpus.time, [1 - valid - test, 1 - test], method="higher")
-    begun = corpus.time[corpus.history_end]
-    return np.where(begun >= first_test, TEST, np.where(begun >= first_valid, VALID, TRAIN)).astype(np.int8)
+    split = np.full(len(corpus.time), TRAIN, np.int8)
+    for span in corpus.spans():
+        begun = corpus.time[corpus.history_end[span]]
+        split[span] = np.where(begun >= first_test, TEST, np.where(begun >= first_valid, VALID, TRAIN))
+    return split
 
 
 def leave_one_out(corpus: Corpus) -> NDArray[np.int8]:
@@ -35,14 +38,21 @@ def leave_one_out(corpus: Corpus) -> NDArray[np.int8]:
     A visit is a session, or where the log has none the events of one moment: mostly a single event.
     """
     split = np.zeros(len(corpus.user), np.int8)
-    starts = np.unique(corpus.history_end)  # (visits,) first events
+    starts = np.flatnonzero(_marked(corpus, corpus.history_end))  # (visits,) first events
     user = corpus.user[starts]
     last = np.searchsorted(user, np.arange(len(corpus.users)), side="right")
     visits = np.bincount(user, minlength=len(corpus.users))
     last = last[visits >= 3]
     for back, part in ((1, TEST), (2, VALID)):
-        split[np.isin(corpus.history_end, starts[last - back])] = part
+        split[_marked(corpus, starts[last - back])[corpus.history_end]] = part
     return split
+
+
+def _marked(corpus: Corpus, events: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(E,) whether an event is one of these."""
+    marked = np.zeros(len(corpus.user), bool)
+    marked[events] = True
+    return marked
 
 
 def make_split(corpus: Corpus, kind: Literal["time", "leave-one-out"] = "time") -> NDArray[np.int8]:
