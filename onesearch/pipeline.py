@@ -6,6 +6,7 @@ Every step is short: the work is in the packages it calls, which are imported wh
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ def prepare(run: Run, progress: Progress) -> None:
     settings = run.settings
     find_method(settings)  # a mistake in a later step's settings must not wait until that step
     path = None if settings.path is None else Path(settings.path)
+    for left in run.folder.glob(".corpus.*"):  # of a process that was killed, and may be as large as the log
+        shutil.rmtree(left)
     sources.prepare(
         settings.source,
         run.folder / "corpus",

@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 import polars as pl
 
 from onesearch.corpus.schema import TABLES
 from onesearch.errors import UserError
+
+HELD: Final = 1000
+"""Rows that are rejected together wait on disk if they are more than this."""
 
 OnError = Literal["stop", "skip"]
 
@@ -93,7 +97,8 @@ class Rejects:
         if on_error not in ("stop", "skip"):
             raise UserError("unknown way to treat bad rows", value=on_error, remedy="use stop or skip")
         self.on_error = on_error
-        self._parts: list[pl.DataFrame | Rejects] = []
+        self._parts: list[pl.DataFrame | Path | Rejects] = []
+        self._disk: TemporaryDirectory[str] | None = None
         self._rules: dict[tuple[str, str], Rejects] = {}
 
     def section(self) -> Rejects:
@@ -108,12 +113,7 @@ class Rejects:
             if isinstance(part, Rejects):
                 yield from part.frames()
             else:
-                yield part
-
-    @property
-    def frame(self) -> pl.DataFrame:
-        """All collected rows as one frame."""
-        return pl.concat([pl.DataFrame(schema=self.SCHEMA), *self.frames()])
+                yield pl.read_parquet(part) if isinstance(part, Path) else part
 
     def add(self, rows: pl.DataFrame, reason: str, remedy: str) -> None:
         """Reject `rows` (columns as in `SCHEMA` but `reason`, with any record); none is fine."""
@@ -124,7 +124,17 @@ class Rejects:
         if self.on_error == "stop":
             raise UserError(reason, place=place, value=first["value"], remedy=remedy)
         reasoned = rows.with_columns(reason=pl.lit(reason)).select(*self.SCHEMA)
-        self._parts.append(reasoned.cast(pl.Schema(self.SCHEMA)))
+        self._keep(reasoned.cast(pl.Schema(self.SCHEMA)))
+
+    def _keep(self, rows: pl.DataFrame) -> None:
+        """A log whose rows are all bad must not fill the memory."""
+        if len(rows) <= HELD:
+            self._parts.append(rows)
+            return
+        self._disk = self._disk or TemporaryDirectory(prefix="onesearch-rejects-")
+        path = Path(self._disk.name) / f"{len(self._parts)}.parquet"
+        rows.write_parquet(path, compression="lz4", statistics=False)
+        self._parts.append(path)
 
     def drop(self, frame: pl.DataFrame, bad: pl.Expr, column: str, reason: str, remedy: str) -> pl.DataFrame:
         """`frame` without the rows where `bad` holds; those are rejected for what their `column` holds.

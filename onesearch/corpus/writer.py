@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -86,11 +87,11 @@ def _until(users: pl.DataFrame, last: str | None) -> pl.DataFrame:
 
 def _report(rejects: Rejects, temporary: Path, folder: Path) -> int:
     """Write and log the rejected rows; how many they are."""
-    reasons = [frame["reason"] for frame in rejects.frames()]
-    if not reasons:
-        return 0
-    write_rejects(temporary / "rejects.jsonl", rejects)
-    found = pl.concat(reasons)
-    for reason, count in found.value_counts(sort=True).iter_rows():
+    reasons: Counter[str] = Counter()
+    for frame in rejects.frames():
+        reasons.update(dict(frame["reason"].value_counts().iter_rows()))
+    if reasons:
+        write_rejects(temporary / "rejects.jsonl", rejects)
+    for reason, count in reasons.most_common():
         log.warning("%s rows skipped: %s; see %s", f"{count:,}", reason, folder / "rejects.jsonl")
-    return len(found)
+    return reasons.total()
