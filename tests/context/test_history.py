@@ -151,3 +151,21 @@ def test_nothing_of_the_session_or_later_or_of_another_user_is_selected(
             assert corpus.user[chosen] == corpus.user[event] and chosen < event
             assert corpus.time[chosen] <= corpus.time[event]
             assert corpus.session[chosen] == 0 or corpus.session[chosen] != corpus.session[event]
+
+
+@pytest.mark.parametrize(("clock", "impressions"), [(True, True), (True, False), (False, True)])
+def test_running_counts_are_the_same_however_the_log_is_cut(
+    space: RelevanceSpace, monkeypatch: pytest.MonkeyPatch, clock: bool, impressions: bool
+) -> None:
+    corpus = random_corpus(np.random.default_rng(5), 120, clock, impressions)
+    arguments = (corpus, space.encode(TITLES), ITEMS, np.zeros((ITEMS, 0), np.float32))
+    queries = space.encode([QUERIES[n % len(QUERIES)] for n in range(120)])
+    requests = Requests.of(corpus, np.arange(120))
+    whole = HistorySelector(*arguments).select(requests, queries)
+    assert (whole.features[..., FEATURES.index("log_count")] > 0).sum() > 50
+    spans = Corpus.spans
+    monkeypatch.setattr(Corpus, "spans", lambda self: spans(self, most=1))
+    assert len(list(corpus.spans())) == USERS
+    pieces = HistorySelector(*arguments).select(requests, queries)
+    np.testing.assert_array_equal(pieces.features, whole.features)
+    np.testing.assert_array_equal(pieces.event, whole.event)

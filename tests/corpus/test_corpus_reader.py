@@ -152,6 +152,18 @@ def test_popularity_never_sees_the_future(
         assert found.counts[snapshot] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+def test_splits_and_popularity_are_the_same_however_the_log_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    rows = [("uvw"[rng.integers(3)], ITEMS[rng.integers(4)], int(t), "click", None) for t in rng.integers(0, 40, 90)]
+    corpus = corpus_of(rows)
+    split, counts = time_split(corpus, 0.2, 0.2), popularity(corpus, half_life=5.0, every=4).counts
+    spans = Corpus.spans
+    monkeypatch.setattr(Corpus, "spans", lambda self: spans(self, most=1))
+    assert len(list(corpus.spans())) == 3
+    np.testing.assert_array_equal(time_split(corpus, 0.2, 0.2), split)
+    np.testing.assert_array_equal(popularity(corpus, half_life=5.0, every=4).counts, counts)
+
+
 def test_popularity_without_a_clock_counts_training_events() -> None:
     rows = [("u", "abcd"[t], t, "purchase", None) for t in range(4)] + [("v", "a", 0, "impression", None)]
     found = popularity(corpus_of(rows, clock=False), half_life=1.0)

@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler
 from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Corpus, Requests, make_split
 from onesearch.embed.static import StaticEncoder
+from training import batches as batches_module
 from training.batches import MEGABATCH, Events, SimilarLengths, TrainingBatches
 
 
@@ -62,6 +63,20 @@ def test_processes_together_see_the_batches_of_one(processes: int) -> None:
     joined = [[row for part in step for row in part] for step in zip(*parts, strict=True)]
     assert joined == batches(0, 1)
     assert len(joined) == size // whole
+
+
+def test_queries_encoded_in_blocks_are_the_same(
+    shop: Corpus, word_encoder: StaticEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = random_codes(np.random.default_rng(0), len(shop.items), (8, 8, 8), unique=True)
+    builder = ContextBuilder.fit(shop, make_split(shop), np.arange(0), word_encoder, codes, 4, seed=0)
+    events = np.arange(len(shop.item))
+    whole = TrainingBatches(builder, events)(events[::7])
+    monkeypatch.setattr(batches_module, "ENCODED", 5)
+    pieces = TrainingBatches(builder, events)(events[::7])
+    assert whole.keys() == pieces.keys()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(pieces[name], tensor, atol=1e-6, rtol=1e-6)
 
 
 def test_a_batch_holds_the_inputs_of_its_requests_and_their_semantic_ids(
