@@ -6,8 +6,9 @@
 Three processes, one after the other:
 
 - generate: a log in the order of time, as shops write it, so that every user is spread over the whole file. Four events
-  a session (two impressions, clicks, now and then a purchase), 50 events a user, up to 200,000 items with five queries
-  each; users, items and queries follow power laws, and half of what a user looks at is one of a few favourites;
+  a session (two impressions, clicks, now and then a purchase), 50 events a user, up to 200,000 items, five ways to ask
+  for each, most of them shared; users, items and queries follow power laws, and half of what a user looks at is one of
+  a few favourites;
 - prepare: the command `onesearch prepare`, from the files to the corpus;
 - examples: what training does before its first step (split, tokenizer, relevance space, tastes, running counts,
   queries), and then batches of 512 as training gathers them, with arbitrary semantic IDs.

@@ -221,6 +221,7 @@ def show(run: RunOption = RUN) -> None:
         if (run / path).exists():
             facts = read_json(run / path)
             facts = facts if part is None else {"level sizes": facts["level_sizes"], **facts[part]}
+            facts = {name: value for name, value in facts.items() if not isinstance(value, dict)}  # without the arrays
             console.print(facts_table(title, facts))
     console.print(steps_table(opened.manifest))
     if (run / "eval/recall.json").exists():

@@ -83,6 +83,21 @@ def test_prepare_makes_a_run_that_show_shows(tmp_path: Path, log: Path) -> None:
     assert "jsonl" in shown.output and "12" in shown.output and "prepare" in shown.output
 
 
+def test_prepare_clears_what_a_killed_one_left(tmp_path: Path, log: Path) -> None:
+    left = tmp_path / "run/.corpus.k1ll3d/read"
+    arguments = ("prepare", "--run", tmp_path / "run", "--source", "jsonl", "--path", log)
+    onesearch(*arguments)
+    left.mkdir(parents=True)
+    (left / "00000000.parquet").write_bytes(b"half")
+    onesearch(*arguments, "--on-error", "skip")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "config.yaml",
+        "corpus",
+        "manifest.json",
+    ]
+
+
 def test_prepare_again_does_nothing_until_the_log_changes(tmp_path: Path, log: Path) -> None:
     arguments = ("prepare", "--run", tmp_path / "run", "--source", "jsonl", "--path", log)
     assert "already done" not in onesearch(*arguments).stderr
