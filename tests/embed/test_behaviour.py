@@ -1,4 +1,3 @@
-import json
 import math
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from onesearch.corpus import TRAIN, VALID, Corpus
-from onesearch.corpus.schema import EVENTS, RELEVANCE, SCHEMA_VERSION
+from onesearch.corpus import TRAIN, VALID, Corpus, Tables, write_corpus
+from onesearch.corpus.schema import EVENTS
+from onesearch.corpus.tables import FILE, ROW
 from onesearch.embed import behaviour_vectors
 from onesearch.embed.behaviour import MAX_SESSION
 
@@ -22,12 +22,11 @@ def corpus_of(folder: Path, baskets: list[list[int]], items: int, sessions: bool
         for u, basket in enumerate(baskets)
         for place, item in enumerate(basket)
     ]  # fmt: skip
-    pl.DataFrame({"item_id": [str(i) for i in range(items)], "title": "x"}).write_parquet(folder / "items.parquet")
-    pl.DataFrame({"user_id": [f"{u:04}" for u in range(len(baskets))]}).write_parquet(folder / "users.parquet")
-    pl.DataFrame(schema=RELEVANCE).write_parquet(folder / "relevance.parquet")
-    pl.DataFrame(rows, schema=EVENTS).write_parquet(folder / "events.parquet")
-    (folder / "corpus.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "clock": True}))
-    return Corpus.load(folder)
+    located = {FILE: pl.lit("made up"), ROW: pl.lit(1, pl.UInt32)}
+    catalogue = pl.DataFrame({"item_id": [str(i) for i in range(items)], "title": "x"}).with_columns(**located)
+    events = pl.DataFrame(rows, schema=EVENTS).with_columns(**located)
+    write_corpus(folder / "corpus", Tables(items=catalogue, events=events), source="test")
+    return Corpus.load(folder / "corpus")
 
 
 def all_training(corpus: Corpus) -> NDArray[np.int8]:
