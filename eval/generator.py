@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesearch.corpus import Requests
+from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import BEAMS, Retriever
 
 
@@ -21,4 +22,7 @@ class GeneratorSystem:
         self.tuned: dict[str, Any] = {"beams": BEAMS}
 
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        return self.retriever.rank(requests, k)
+        found = self.retriever.rank(requests, k)
+        if isinstance(self.retriever.reader, GeneratorReader):
+            self.retriever.reader.builder.views.room.report("evaluation")
+        return found

@@ -110,6 +110,20 @@ def query_semantic_id(run_folder: Path, query: str) -> dict[str, Any]:
     return answer
 
 
+def text_quantizer(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> tuple[Quantizer, NDArray[np.float32]] | None:
+    """The saved quantizer of a run and the (N, D) vectors of its items; None where it is of pictures or there is none.
+
+    Raises:
+        UserError: the quantizer or the vectors do not do.
+    """
+    folder = run.folder / "sid"
+    if not (folder / "quantizer").exists() or not (folder / "recipe/recipe.json").exists():
+        return None
+    with _told(folder / "quantizer", "run `onesearch quantize` again"):
+        quantizer = load_quantizer(folder / "quantizer")
+    return quantizer, _item_vectors(run, Recipe.load(folder / "recipe"), corpus, split)
+
+
 def method_inputs(run: Run) -> dict[str, Any]:
     """What semantic IDs depend on besides the run's settings and vectors: the method as decided, and the alignment."""
     method, alignment = find_method(run.settings), run.folder / "models/align"

@@ -5,7 +5,7 @@
 
 A `transformers.Trainer` does the loop, so checkpoints, resume, trackers, several processes and mixed precision are the
 ones people know; every option of `TrainingArguments` is an option here. This file leaves out what later stages add
-(alignment tasks, several views of the user, regularizers): it is the personalised stage alone.
+(alignment tasks, regularizers): it is the personalised stage alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from onesearch.context.batch import HALF_LIVES, SLOT_FEATURES, ContextBuilder
 from onesearch.context.tokenizer import QueryTokenizer
+from onesearch.context.views import ViewSettings
 from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
@@ -67,6 +68,21 @@ class ModelArguments:
     feed_forward: int = field(default=256, metadata={"help": "Width of the feed-forward layers."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout; 0 suits a pass or two over a large log."})
     slots: int = field(default=24, metadata={"help": "Past purchases that the model is given."})
+    history: str = field(
+        default="relevant", metadata={"help": "Which purchases: relevant (to the query), recent or none."}
+    )
+    views: list[str] = field(
+        default_factory=list,
+        metadata={"help": "What else is read of the user: uid, queries, long, profile, time; by default nothing."},
+    )
+    uid: str = field(
+        default="nearest", metadata={"help": "The user's semantic IDs: nearest (to the mean vector) or paper."}
+    )
+    past_queries: int = field(default=8, metadata={"help": "Queries that the view `queries` reads."})
+    long: str = field(
+        default="qformer", metadata={"help": "How the view `long` reads the whole past: qformer or lrea."}
+    )
+    long_tokens: int = field(default=3, metadata={"help": "Soft tokens of the view `long`."})
     copy: bool = field(default=True, metadata={"help": "Let past purchases add their own probability."})
     content: bool = field(default=True, metadata={"help": "Compare the query with the content below each prefix."})
     spelling: bool = field(default=True, metadata={"help": "Look up the query's terms below each prefix."})
@@ -147,6 +163,18 @@ def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
     )
 
 
+def reads(model: ModelArguments) -> ViewSettings:
+    """What is read of the user; a `UserError` for an unknown name."""
+    return ViewSettings(
+        history=model.history,
+        views=tuple(model.views),
+        uid=model.uid,
+        past_queries=model.past_queries,
+        long=model.long,
+        long_tokens=model.long_tokens,
+    )
+
+
 def periods(corpus: Corpus, split: NDArray[np.int8], recent: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The training events to learn to predict, of the last `recent` share; and those before them, of every kind."""
     training, learnt = split == TRAIN, late(corpus, split, recent)
@@ -157,6 +185,7 @@ def periods(corpus: Corpus, split: NDArray[np.int8], recent: float) -> tuple[NDA
 def train(model_args: ModelArguments, args: SftArguments, progress: Progress | None = None) -> None:
     """Train a generator on the run's training events into `models/STAGE`; an interrupted training goes on."""
     keep_freed_memory()
+    user, backbone = reads(model_args), new_backbone(model_args)
     run = Run.open(model_args.run)
     target = run.folder / "models" / model_args.stage
     if args.output_dir == UNNAMED:
@@ -174,12 +203,15 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         )
     log.info("preparing %s training events", f"{len(events):,}")
     encoder = load_text_encoder(run.settings.encoder)
-    builder = ContextBuilder.fit(corpus, split, before, encoder, table.codes, model_args.slots, args.seed)
+    positions = getattr(backbone, "max_position_embeddings", None)
+    builder = ContextBuilder.fit(
+        corpus, split, before, encoder, table.codes, model_args.slots, args.seed, user, positions, run
+    )
     batches = TrainingBatches(builder, np.concatenate([events, held_out.event]))
 
     transformers.set_seed(args.seed)
     config = GeneratorConfig(
-        backbone=new_backbone(model_args),
+        backbone=backbone,
         text_vocabulary=len(builder.tokenizer),
         begin_token=QueryTokenizer.begin,
         level_sizes=list(table.level_sizes),
@@ -190,6 +222,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         priors=len(HALF_LIVES) if model_args.prior else 0,
         copy=model_args.copy,
         plain_loss=model_args.plain_loss,
+        views=builder.views.sizes() or None,
     )
     model = Generator(config).bind(builder.catalogue(table.index()))
     trainer = SftTrainer(
@@ -204,11 +237,13 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         trainer.add_callback(Reporter(progress))
     checkpoints = Path(str(args.output_dir))
     # an interrupted training with the same settings and the same semantic IDs goes on
-    basis = {"model": config.to_dict(), "sid": stamps(run.folder / "sid")}
+    basis = {"model": config.to_dict(), "context": builder.settings, "sid": stamps(run.folder / "sid")}
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
+    builder.views.room.report("training")
     if trainer.is_world_process_zero():
         builder = builder.knowing(np.flatnonzero(split == TRAIN))
         trainer.log(validation(Retriever(corpus, table, GeneratorReader(table, builder, model)), held_out))
+        builder.views.room.report("validation")
         builder.save(target)
         model.save_pretrained(target)
         write_json(target / "log_history.json", trainer.state.log_history)

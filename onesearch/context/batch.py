@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from onesearch.context.history import FEATURES, HistorySelector, HistorySlots
 from onesearch.context.relevance import RelevanceSpace, RelevantTexts
 from onesearch.context.taste import Taste
 from onesearch.context.tokenizer import QueryTokenizer
+from onesearch.context.views import Source, ViewReader, ViewSettings
 from onesearch.corpus import TRAIN, Corpus, Popularity, Requests, item_texts, popularity
 from onesearch.corpus.popularity import DAY
 from onesearch.embed import TextEncoder
 from onesearch.files import read_json, write_json
 from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
+from onesearch.run import Run
 
 QUERY_TOKENS = 32
 """A query is cut after so many tokens."""
@@ -74,6 +76,7 @@ class ContextBuilder:
     taste: Taste
     codes: NDArray[np.int64]
     popularities: tuple[Popularity, ...]
+    views: ViewReader
 
     @classmethod
     def fit(
@@ -85,16 +88,29 @@ class ContextBuilder:
         codes: NDArray[np.integer],
         slots: int,
         seed: int,
+        reads: ViewSettings = ViewSettings(),  # noqa: B008 (frozen)
+        positions: int | None = None,
+        run: Run | None = None,
     ) -> ContextBuilder:
         """Learn the tokenizer and the relevance space from the catalogue's texts and the training queries, and what
-        users like from the training events `before` those that the generator learns from."""
+        users like from the training events `before` those that the generator learns from.
+
+        Args:
+            reads: what is read of the user.
+            positions: of the encoder; None where any number will do.
+            run: whose quantizer the view `uid` may ask.
+
+        Raises:
+            UserError: the log lacks what a view reads, or the encoder room for it.
+        """
         asked = np.unique(corpus.query[(split == TRAIN) & (corpus.query >= 0)])
         sample = np.random.default_rng(seed).permutation(asked)[:100_000]
         texts = list(dict.fromkeys(item_texts(corpus)))
         tokenizer = QueryTokenizer.train([*texts, *(corpus.queries[query] for query in sample)])
         taste = Taste.fit(corpus, before, seed)
         space = RelevanceSpace.fit(texts, encoder, seed)
-        return cls._join(corpus, tokenizer, space, taste, taste.items(corpus, before), codes, slots)
+        kept = {"slots": slots, "positions": positions, **asdict(reads)}
+        return cls._join(corpus, tokenizer, space, taste, taste.items(corpus, before), codes, kept, run)
 
     def knowing(self, events: NDArray[np.int64]) -> ContextBuilder:
         """The same, with the items' taste vectors made of these events."""
@@ -102,11 +118,18 @@ class ContextBuilder:
         return replace(self, selector=self.selector.with_taste(taste))
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer, the relevance space, the users' tastes and `context.json`."""
+        """Write the tokenizer, the relevance space, the users' tastes, what views keep, and `context.json`."""
         self.tokenizer.save(folder)
         self.space.save(folder)
         self.taste.save(folder)
-        write_json(folder / "context.json", {"slots": self.selector.slots})
+        self.views.save(folder)
+        write_json(folder / "context.json", self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is read of the user, as JSON values: `context.json`."""
+        reads = asdict(self.views.settings)
+        return {"slots": self.selector.slots, "positions": self.views.room.positions, **reads}
 
     @classmethod
     def load(
@@ -116,12 +139,14 @@ class ContextBuilder:
         encoder: TextEncoder,
         codes: NDArray[np.integer],
         folder: Path,
+        run: Run | None = None,
     ) -> ContextBuilder:
-        """Read what `save` wrote; the items' taste vectors are made of all training events."""
+        """Read what `save` wrote; the items' taste vectors are made of all training events. `run` as for `fit`."""
         tokenizer, space = QueryTokenizer.load(folder), RelevanceSpace.load(folder, encoder)
         taste = Taste.load(folder)
         items = taste.items(corpus, np.flatnonzero(split == TRAIN))
-        return cls._join(corpus, tokenizer, space, taste, items, codes, read_json(folder / "context.json")["slots"])
+        kept = read_json(folder / "context.json")
+        return cls._join(corpus, tokenizer, space, taste, items, codes, kept, run, folder)
 
     @classmethod
     def _join(
@@ -132,14 +157,27 @@ class ContextBuilder:
         taste: Taste,
         items: NDArray[np.float32],
         codes: NDArray[np.integer],
-        slots: int,
+        kept: dict[str, Any],
+        run: Run | None,
+        model: Path | None = None,
     ) -> ContextBuilder:
+        """
+        Args:
+            kept: as in `settings`; a model of before there were views has no more than `slots`.
+            model: the folder of the model that is loaded.
+        """
+        chosen = dict(kept)
+        slots, positions = chosen.pop("slots"), chosen.pop("positions", None)
+        reads = ViewSettings(**chosen | {"views": tuple(chosen.get("views", ()))})
         texts = item_texts(corpus)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
         relevant = space.encode(list(distinct)).take(np.array([distinct[text] for text in texts]))
-        selector = HistorySelector(corpus, relevant, slots, items)
+        selector = HistorySelector(corpus, relevant, slots, items, reads.history)
         counts = tuple(popularity(corpus, half_life) for half_life in HALF_LIVES)
-        return cls(corpus, tokenizer, space, selector, taste, codes.astype(np.int64), counts)
+        wide: NDArray[np.int64] = codes.astype(np.int64)
+        source = Source(corpus, wide, relevant.vectors, tokenizer, QUERY_TOKENS, run, model)
+        views = ViewReader.make(reads, source, positions)
+        return cls(corpus, tokenizer, space, selector, taste, wide, counts, views)
 
     def catalogue(self, index: PrefixIndex) -> Catalogue:
         """What `Generator.bind` needs."""
@@ -157,10 +195,9 @@ class ContextBuilder:
         ids, offsets = self.tokenizer.encode(queries, QUERY_TOKENS)
         return EncodedQueries(ids, offsets, self.space.encode(queries))
 
-    def inputs(
-        self, requests: Requests, queries: EncodedQueries | None = None
-    ) -> tuple[dict[str, Tensor], HistorySlots]:
-        """The arguments of `Generator.read` for B requests, and the history slots behind them.
+    def inputs(self, requests: Requests, queries: EncodedQueries | None = None) -> tuple[dict[str, Any], HistorySlots]:
+        """The arguments of `Generator.read` for B requests, all of them tensors but `views`, which are tensors by name
+        and left out where there are none; and the history slots behind them.
 
         Args:
             queries: of the requests, where they are encoded already.
@@ -169,6 +206,7 @@ class ContextBuilder:
         ids, offsets = queries.ids, queries.offsets
         slots = self.selector.select(requests, queries.texts)
         length = np.diff(offsets)
+        slots, views = self.views.read(requests, slots, length)
         place = np.arange(max(int(length.max(initial=0)), 1))
         filled = place < length[:, None]
         query = np.full(filled.shape, self.tokenizer.pad, np.int64)
@@ -181,7 +219,7 @@ class ContextBuilder:
         features = np.concatenate([features, popular * (item >= 0)[..., None]], -1)
         filled[:, 0] |= item[:, 0] < 0  # an empty query without history still reads one padding token
         slot_codes = np.where(item[..., None] >= 0, self.codes[item], -1)
-        return {
+        inputs: dict[str, Any] = {
             "query_ids": torch.from_numpy(query),
             "query_mask": torch.from_numpy(filled),
             "slot_codes": torch.from_numpy(slot_codes),
@@ -191,4 +229,7 @@ class ContextBuilder:
             "terms": torch.from_numpy(terms),
             "term_weights": torch.from_numpy(weights),
             "snapshot": torch.from_numpy(snapshot),
-        }, slots
+        }
+        if views:
+            inputs["views"] = {name: torch.from_numpy(array) for name, array in views.items()}
+        return inputs, slots

@@ -72,14 +72,23 @@ class HistorySlots:
 class HistorySelector:
     """Selects the history slots of requests; holds (E,) float32 running counts over the log."""
 
-    def __init__(self, corpus: Corpus, texts: RelevantTexts, slots: int, taste: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        texts: RelevantTexts,
+        slots: int,
+        taste: NDArray[np.float32],
+        history: str = "relevant",
+    ) -> None:
         """
         Args:
             texts: of the items, in the relevance space.
             slots: H.
             taste: (N, d) vectors of the items.
+            history: "relevant"; or to compare with, "recent", the purchases of last, or "none", as if there were none.
         """
         self.corpus, self.texts, self.slots, self.taste = corpus, texts, slots, taste
+        self.history = history
         self._next, self._nth = _choices(corpus)
         self._decayed = [_decayed_counts(corpus, self._next, self._nth, days) for days in HALF_LIVES]
 
@@ -93,7 +102,7 @@ class HistorySelector:
         """The slots of Q requests, given their queries in the relevance space."""
         corpus, total = self.corpus, len(requests)
         start = np.maximum(requests.history_start, requests.history_end - REACH)
-        length = requests.history_end - start
+        length = requests.history_end - start if self.history != "none" else np.zeros_like(start)
         row = np.repeat(np.arange(total), length)
         event = np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
         last = self._next[event] >= requests.history_end[row]
@@ -106,9 +115,13 @@ class HistorySelector:
         count = self._nth[event] + np.float32(1)
         habit = 0.08 * np.log(count) - 0.02 * np.log1p(days)
         # Coverage costs more than a cosine, so only the likelier purchases are asked for it.
-        near = _best(row, relevance + habit, SHORTLIST * self.slots)
+        recent = self.history == "recent"
+        near = _latest(edges, self.slots) if recent else _best(row, relevance + habit, SHORTLIST * self.slots)
         coverage = queries.covered(row[near], self.texts, item[near])
-        kept = _best(row[near], (relevance + habit)[near] + 2 * coverage, self.slots)
+        if recent:
+            kept = np.arange(len(near))
+        else:
+            kept = _best(row[near], (relevance + habit)[near] + 2 * coverage, self.slots)
         coverage, near = coverage[kept], near[kept]
         row, event, relevance, days, count = row[near], event[near], relevance[near], days[near], count[near]
         place = np.arange(len(row)) - np.searchsorted(row, row)
@@ -138,7 +151,7 @@ class HistorySelector:
             axis=-1,
         )
         closeness = _closeness(slots)
-        past = requests.history_end - requests.history_start
+        past = requests.history_end - requests.history_start if self.history != "none" else length
         slots.features[..., -len(COMPARED) :] = _compared(slots, closeness, past)
         slots.taste[:, 0] = unit_rows(bought @ self.taste)
         slots.taste[:, 1] = unit_rows((closeness[:, None] @ self.taste[slots.item])[:, 0])
@@ -179,6 +192,16 @@ def _best(row: NDArray[np.int64], score: NDArray[np.float32], most: int) -> NDAr
     order = np.argsort(row * 16.0 - score, kind="stable")  # one key: scores lie well within (-8, 8)
     row = row[order]
     return order[np.arange(len(row)) - np.searchsorted(row, row) < most]
+
+
+def _latest(edges: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Places of the `most` last elements of each row, the last first, row by row; row r is `edges[r]:edges[r + 1]`.
+
+    >>> _latest(np.array([0, 3, 3, 4]), 2).tolist()
+    [2, 1, 3]
+    """
+    place = edges[1:, None] - 1 - np.arange(most)
+    return place[place >= edges[:-1, None]]
 
 
 def _choices(corpus: Corpus) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -17,12 +17,14 @@ Five sources meet in the logit of a child c of a prefix p (the composition is ou
   from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
 - a copy path (pointer networks, 1506.03134): to the probability that the four above give, every history slot that
   continues p with c adds its own weight exp(a_slot), so a repeated purchase need not be spelt from memory.
+What else is read of the user, one position or a few for each view (`onesearch.model.views`), follows the query.
 Content, spelling and prior are sums over very different items at the first code. So there they are weighed at nodes
 further down (`Catalogue.ahead`), and a first code gets the log of what its nodes sum up to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,6 +40,7 @@ from transformers.utils import ModelOutput
 from onesearch.model.ahead import FAINT, look_ahead, powers
 from onesearch.model.attention import NAME as SHARED_CONTEXT
 from onesearch.model.catalogue import Catalogue
+from onesearch.model.views import Views, Words
 
 COSINE_SCALE = 5.0
 """What the cosine of query and content counts at the beginning of training."""
@@ -68,6 +71,7 @@ class GeneratorConfig(PreTrainedConfig):
         priors: popularity counts that the prior is given (0 switches it off).
         copy: whether history slots add their own probability.
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
+        views: what else is read of the user, by name, with the sizes of each (`ViewReader.sizes`).
     """
 
     model_type = "onesearch-generator"
@@ -86,6 +90,7 @@ class GeneratorConfig(PreTrainedConfig):
     priors: int = 2
     copy: bool = True
     plain_loss: float = 0.3
+    views: dict | None = None
     is_encoder_decoder: bool | None = True
 
 
@@ -108,6 +113,7 @@ class Context:
         query_vector: (B, V). snapshot: (B,) popularity snapshot.
         terms, term_weights: (B, G), the weights scaled so that the best item's coverage is 1.
         covered_ahead: (B, A) coverage of the nodes that the first choice looks ahead to, scaled alike.
+        loss: () that views add to the training's; None where they add none.
     """
 
     states: Tensor
@@ -121,6 +127,7 @@ class Context:
     covered_ahead: Tensor
     snapshot: Tensor
     cache: EncoderDecoderCache
+    loss: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -155,6 +162,7 @@ class Generator(PreTrainedModel):
         self.content_state = nn.Linear(width, known * levels, bias=False) if config.content else None
         self.content_query = nn.Linear(asked, known * levels, bias=False) if config.content else None
         self.spelling_gate = nn.Linear(width, SPELLING_POWERS * levels) if config.spelling else None
+        self.views = Views(config.views, width) if config.views else None  # last: the rest begins as without views
         self.catalogue: Catalogue | None = None
         self.post_init()
 
@@ -199,6 +207,7 @@ class Generator(PreTrainedModel):
         terms: Tensor,
         term_weights: Tensor,
         snapshot: Tensor,
+        views: Mapping[str, Tensor] | None = None,
     ) -> Context:
         """Encode B requests.
 
@@ -208,6 +217,7 @@ class Generator(PreTrainedModel):
             slot_coverage: (B, H) float share of the query's terms that each slot's item has.
             query_vector: (B, V) float. terms, term_weights: (B, G) int64 and float, weight 0 pads.
             snapshot: (B,) int64.
+            views: the tensors of the views that the model reads, by name.
         """
         if self.catalogue is not None and self.catalogue.ahead_rows.device != self.device:
             self.bind(self.catalogue)
@@ -224,6 +234,12 @@ class Generator(PreTrainedModel):
         if self.query_position is not None:
             parts.insert(1, self.query_position(query_vector).unsqueeze(1))
             places.insert(1, torch.ones_like(query_mask[:, :1]))
+        loss = None
+        if self.views is not None:
+            shown = self.views(Words(embed, self.level_start, _mean(parts[-1], query_mask)), views or {})
+            parts.append(shown.states)
+            places.append(shown.used)
+            loss = shown.loss
         used, inputs = torch.cat(places, 1), torch.cat(parts, 1)
         order = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         inputs = inputs.gather(1, order.unsqueeze(-1).expand_as(inputs))
@@ -242,6 +258,7 @@ class Generator(PreTrainedModel):
             covered_ahead=ahead / best,
             snapshot=snapshot,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+            loss=loss,
         )
 
     def _summed(self, tokens: Tensor) -> Tensor:
@@ -380,10 +397,20 @@ class Generator(PreTrainedModel):
         term_weights: Tensor,
         snapshot: Tensor,
         labels: Tensor,
+        views: Mapping[str, Tensor] | None = None,
     ) -> GeneratorOutput:
         """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss."""
         context = self.read(
-            query_ids, query_mask, slot_codes, slot_features, slot_coverage, query_vector, terms, term_weights, snapshot
+            query_ids,
+            query_mask,
+            slot_codes,
+            slot_features,
+            slot_coverage,
+            query_vector,
+            terms,
+            term_weights,
+            snapshot,
+            views,
         )
         hidden = self.hidden(context, labels[:, None, :-1])
         path = self.bound.index.nodes(labels)
@@ -405,8 +432,17 @@ class Generator(PreTrainedModel):
         if plain and self.training:  # held-out losses are nats per item, whatever the training adds
             plain_log_prob = torch.stack(plain, -1)
             loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
+        if context.loss is not None and self.training:
+            loss = loss + context.loss
+        if plain and self.training:
             return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())
         return GeneratorOutput(loss=loss, log_prob=log_prob.detach())
+
+
+def _mean(states: Tensor, used: Tensor) -> Tensor:
+    """(B, T, D) states -> (B, D) the mean over the used places (B, T); zeros where none is."""
+    weight = used.unsqueeze(-1).to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 AutoConfig.register(GeneratorConfig.model_type, GeneratorConfig)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 
 from onesearch.context.batch import ContextBuilder
@@ -33,7 +34,7 @@ class GeneratorReader:
         """Read what `training/sft.py` wrote."""
         transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
         encoder, split = load_text_encoder(run.settings.encoder), make_split(corpus, run.settings.split)
-        builder = ContextBuilder.load(corpus, split, encoder, table.codes, folder)
+        builder = ContextBuilder.load(corpus, split, encoder, table.codes, folder, run)
         return cls(table, builder, Generator.from_pretrained(folder))
 
     @property
@@ -46,8 +47,7 @@ class GeneratorReader:
 
     def read(self, requests: Requests) -> GeneratorScorer:
         inputs, _ = self.builder.inputs(requests)
-        context = self.model.read(**{name: value.to(self.device) for name, value in inputs.items()})
-        return GeneratorScorer(self.model, context)
+        return GeneratorScorer(self.model, self.model.read(**send_to_device(inputs, self.device)))
 
     def given(self, requests: Requests) -> NDArray[np.int64]:
         return self.builder.inputs(requests)[1].event
