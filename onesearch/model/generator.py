@@ -162,7 +162,8 @@ class Generator(PreTrainedModel):
         self.content_state = nn.Linear(width, known * levels, bias=False) if config.content else None
         self.content_query = nn.Linear(asked, known * levels, bias=False) if config.content else None
         self.spelling_gate = nn.Linear(width, SPELLING_POWERS * levels) if config.spelling else None
-        self.views = Views(config.views, width) if config.views else None  # last: the rest begins as without views
+        with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without views
+            self.views = Views(config.views, width) if config.views else None
         self.catalogue: Catalogue | None = None
         self.post_init()
 

@@ -163,7 +163,8 @@ class Views(nn.Module):
 
     def __init__(self, sizes: Mapping[str, Mapping[str, Any]], width: int) -> None:
         super().__init__()
-        self.views = nn.ModuleDict({name: MODULES[name](width=width, **its) for name, its in sizes.items()})
+        # by name: a configuration that was saved and loaded keeps no other order
+        self.views = nn.ModuleDict({name: MODULES[name](width=width, **its) for name, its in sorted(sizes.items())})
         self.which = nn.Embedding(len(sizes), width)
 
     def forward(self, words: Words, given: Mapping[str, Tensor]) -> Positions:
