@@ -243,7 +243,9 @@ class Generator(PreTrainedModel):
             loss = shown.loss
         used, inputs = torch.cat(places, 1), torch.cat(parts, 1)
         order = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-        inputs = inputs.gather(1, order.unsqueeze(-1).expand_as(inputs))
+        if order.shape[1] > getattr(self.config.backbone, "max_position_embeddings", order.shape[1]):
+            order = order[:, : int(used.sum(1).max())]  # there are positions for what is used, not for all padding
+        inputs = inputs.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))
         mask = used.gather(1, order)[:, None, None]
         states = self.backbone.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         bias = self.copy_features(slot_features).masked_fill(~filled.unsqueeze(-1), -torch.inf)
