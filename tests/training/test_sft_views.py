@@ -13,16 +13,18 @@ import pytest
 from made_up import TINY, write_yaml
 from transformers import BartConfig
 
+from eval.generator import GeneratorSystem
 from onesearch.context.views.settings import VIEWS
 from onesearch.corpus import TEST, make_split, sample_requests
 from onesearch.errors import UserError
 from onesearch.files import read_json
 from onesearch.model import Generator
+from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Request, Retriever
 from training.sft import main, parse, train
 
 NewRun = Callable[[str], Path]
-SHORT = {"max_steps": 8, "eval_strategy": "no", "save_strategy": "no"}
+SHORT = {"max_steps": 8, "eval_steps": 8, "save_strategy": "no"}
 
 
 @pytest.fixture
@@ -43,6 +45,11 @@ def trained(run: Path, tmp_path: Path, **options: Any) -> Path:
     return run / "models/sft"
 
 
+def reader_of(retriever: Retriever) -> GeneratorReader:
+    assert isinstance(retriever.reader, GeneratorReader)
+    return retriever.reader
+
+
 @pytest.mark.parametrize("way", [{}, {"uid": "paper", "long": "lrea", "past_queries": 3, "long_tokens": 2}])
 def test_all_views_from_the_yaml_to_an_answer(known_users: Path, tmp_path: Path, way: dict[str, Any]) -> None:
     model = trained(known_users, tmp_path, views=list(VIEWS), **way)
@@ -54,7 +61,7 @@ def test_all_views_from_the_yaml_to_an_answer(known_users: Path, tmp_path: Path,
     assert read_json(model / "profile.json") == [["age", "old"], ["age", "young"]]
     retriever = Retriever.load(known_users)
     requests = sample_requests(retriever.corpus, make_split(retriever.corpus), TEST, 20, seed=0)
-    inputs, _ = retriever.builder.inputs(requests)
+    inputs, _ = reader_of(retriever).builder.inputs(requests)
     assert inputs["views"]["uid_codes"].shape == (len(requests), 2, levels)
     items, _ = retriever.rank(requests, 5)
     assert (items >= 0).all()
@@ -64,7 +71,7 @@ def test_all_views_from_the_yaml_to_an_answer(known_users: Path, tmp_path: Path,
     assert len(known.hits) == len(stranger.hits) == 3 and not stranger.known_user
 
 
-def test_what_does_not_fit_is_told_once_for_training_and_once_for_validation(
+def test_what_does_not_fit_is_told_once_for_training_validation_and_evaluation(
     known_users: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """48 positions: 32 tokens of a query at most, and 14 of its vector and of views that are never dropped."""
@@ -75,10 +82,13 @@ def test_what_does_not_fit_is_told_once_for_training_and_once_for_validation(
     more = {"slots": 24, "past_queries": 24, "backbone": str(tmp_path / "backbone")}
     with caplog.at_level(logging.WARNING, "onesearch.context.views.room"):
         trained(known_users, tmp_path, views=list(VIEWS), **more)
+        retriever = Retriever.load(known_users)
+        requests = sample_requests(retriever.corpus, make_split(retriever.corpus), TEST, 30, seed=0)
+        GeneratorSystem(retriever).rank(requests, 5)
     messages = [record.getMessage() for record in caplog.records]
-    assert [message.partition(":")[0] for message in messages] == ["training", "validation"]
+    assert [message.partition(":")[0] for message in messages] == ["training", "validation", "evaluation"]
     assert all("did not fit into 48 positions" in message for message in messages)
-    assert "the oldest of 40 of 40 requests" in messages[1], "queries and slots that no history fits beside"
+    assert "of 40 requests" in messages[1] and "of 30 requests" in messages[2]
     assert Generator.from_pretrained(known_users / "models/sft").config.backbone.max_position_embeddings == 48
 
 
@@ -117,6 +127,6 @@ def test_without_history_nothing_of_the_past_is_read(known_users: Path, tmp_path
     trained(known_users, tmp_path, history="none")
     retriever = Retriever.load(known_users)
     requests = sample_requests(retriever.corpus, make_split(retriever.corpus), TEST, 20, seed=0)
-    inputs, slots = retriever.builder.inputs(requests)
+    inputs, slots = reader_of(retriever).builder.inputs(requests)
     assert (slots.item == -1).all() and (inputs["slot_codes"] == -1).all() and "views" not in inputs
     assert retriever.search([Request("cold cereal", "u0")], 3)[0].given == []
