@@ -7,7 +7,7 @@ than anything else it is given.
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,8 +101,10 @@ class HistorySelector:
     def select(self, requests: Requests, queries: RelevantTexts) -> HistorySlots:
         """The slots of Q requests, given their queries in the relevance space."""
         corpus, total = self.corpus, len(requests)
+        if self.history == "none":
+            requests = replace(requests, history_end=requests.history_start)
         start = np.maximum(requests.history_start, requests.history_end - REACH)
-        length = requests.history_end - start if self.history != "none" else np.zeros_like(start)
+        length = requests.history_end - start
         row = np.repeat(np.arange(total), length)
         event = np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
         last = self._next[event] >= requests.history_end[row]
@@ -151,7 +153,7 @@ class HistorySelector:
             axis=-1,
         )
         closeness = _closeness(slots)
-        past = requests.history_end - requests.history_start if self.history != "none" else length
+        past = requests.history_end - requests.history_start
         slots.features[..., -len(COMPARED) :] = _compared(slots, closeness, past)
         slots.taste[:, 0] = unit_rows(bought @ self.taste)
         slots.taste[:, 1] = unit_rows((closeness[:, None] @ self.taste[slots.item])[:, 0])

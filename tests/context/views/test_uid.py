@@ -1,12 +1,17 @@
 """Semantic IDs of users: worked out by hand, and the nearest code of a mean."""
 
+from pathlib import Path
+
 import numpy as np
 from catalogues import random_codes
 from view_logs import NO_SLOTS, MakeLog
 
 from onesearch.context.views.centroids import Centroids
 from onesearch.context.views.uid import LONG, SHORT, Uid, recency_weights, rounded_up
-from onesearch.corpus import Requests
+from onesearch.corpus import Corpus, Requests, make_split
+from onesearch.run import Run
+from onesearch.semantic_ids import text_quantizer
+from onesearch.sid import SidTable
 
 
 def test_weights_are_those_of_the_paper() -> None:
@@ -56,6 +61,16 @@ def test_the_nearest_code_of_one_item_is_its_own(make_log: MakeLog) -> None:
     view = Uid(corpus, vectors, Centroids.of(codes, vectors).nearest)
     found = view.read(Requests.of(corpus, np.arange(12)), NO_SLOTS)["uid_codes"]
     np.testing.assert_array_equal(found[1, 0], codes[corpus.item[0]])
+
+
+def test_the_quantizer_of_a_run_gives_items_their_own_codes(quantized_run: Path) -> None:
+    """So that the mean of one item is that item."""
+    run, corpus = Run.open(quantized_run), Corpus.load(quantized_run / "corpus")
+    found = text_quantizer(run, corpus, make_split(corpus))
+    assert found is not None
+    quantizer, vectors = found
+    codes = SidTable.load(quantized_run / "sid").codes
+    np.testing.assert_array_equal(quantizer.encode(vectors), codes[:, :-1])  # the last level is one of ranks
 
 
 def test_nearest_goes_down_the_tree_of_means_as_a_slow_reading_does() -> None:
