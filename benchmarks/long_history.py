@@ -35,7 +35,7 @@ from onesearch.context.history import FEATURES, HistorySlots
 from onesearch.context.views.centroids import Centroids
 from onesearch.context.views.long import CentroidSums, RecencySums
 from onesearch.corpus import Corpus, Requests
-from onesearch.corpus.reader import same_item_links
+from onesearch.corpus.arrays import same_item_links
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.model import Catalogue, Generator, GeneratorConfig
 from onesearch.prefix import PrefixIndex
@@ -63,13 +63,15 @@ def made_up(events: int) -> Corpus:
         items=pl.DataFrame({"item_id": [str(n) for n in range(ITEMS)]}),
         users=pl.DataFrame({"user_id": ["1"]}),
         relevance=pl.DataFrame(),
-        extra=pl.DataFrame(),
         user=zeros,
         item=item,
         time=np.arange(events, dtype=np.int64) * 3600,
         kind=np.full(events, EVENT_KINDS.index("purchase"), np.int8),
         session=zeros,
         query=zeros - 1,
+        rank=zeros - 1,
+        query_kind=np.full(events, -1, np.int8),
+        query_noise=np.full(events, -1, np.int8),
         queries=[],
         offsets=np.array([0, events]),
         history_end=np.arange(events, dtype=np.int64),

@@ -29,12 +29,13 @@ class PastQueries:
             most: n. tokens: the most that are read of a query.
         """
         self._corpus, self._tokenizer, self._most, self._tokens = corpus, tokenizer, most, tokens
-        asked = np.flatnonzero(corpus.query >= 0)
-        query, user = corpus.query[asked], corpus.user[asked]
-        first = np.ones(len(asked), bool)
-        first[1:] = (query[1:] != query[:-1]) | (user[1:] != user[:-1])
         begins = np.zeros(len(corpus.query), bool)
-        begins[asked[first]] = True
+        for span in corpus.spans():
+            asked = span.start + np.flatnonzero(corpus.query[span] >= 0)
+            query, user = corpus.query[asked], corpus.user[asked]
+            first = np.ones(len(asked), bool)
+            first[1:] = (query[1:] != query[:-1]) | (user[1:] != user[:-1])
+            begins[asked[first]] = True
         self._past = Past(corpus, begins)
 
     def sizes(self) -> dict[str, Any]:

@@ -25,6 +25,9 @@ BLOCK_EDGES: Final = (0, 1, 3, 7, 15, 31, 63, 127)
 """Recency buckets among full blocks, counted from the last; what lies further back falls into the last bucket."""
 BUCKETS: Final = len(TAIL_EDGES) - 1 + len(BLOCK_EDGES)
 
+TOGETHER: Final = 2**14
+"""Blocks that are summed at once when the sums are made: bounds the memory beside them."""
+
 
 class RunningSums:
     """Sums over a `Past` of the rows that each event's item has in a table."""
@@ -36,13 +39,15 @@ class RunningSums:
         """
         self._past, self._table, self._rows = past, table, rows
         corpus = past.corpus
-        self._item = corpus.item[past.event]
         begins = np.searchsorted(past.event, corpus.offsets)
         blocks = np.diff(begins) // BLOCK
         self._first = np.concatenate([[0], np.cumsum(blocks)])
         nth = places(np.zeros_like(blocks), blocks)
         start = np.repeat(begins[:-1], blocks) + nth * BLOCK
-        self._sums = self._summed(start, start + BLOCK)
+        self._sums = np.zeros((len(start), rows.shape[1], table.shape[1]), np.float32)
+        for part in range(0, len(start), TOGETHER):
+            some = slice(part, part + TOGETHER)
+            self._sums[some] = self._summed(start[some], start[some] + BLOCK)
         order = np.argsort(nth, kind="stable")
         edges = np.searchsorted(nth[order], np.arange(nth.max(initial=0) + 2))
         for k in range(1, len(edges) - 1):  # one step for the k-th blocks of all users
@@ -87,7 +92,7 @@ class RunningSums:
 
     def _summed(self, start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, R, D) sums over n ranges of the past's events."""
-        item = self._item[places(start, end - start)]
+        item = self._past.corpus.item[self._past.event[places(start, end - start)]]
         offsets = torch.from_numpy(np.cumsum(end - start) - (end - start))
         parts = [
             F.embedding_bag(torch.from_numpy(np.ascontiguousarray(row)), self._table, offsets, mode="sum")

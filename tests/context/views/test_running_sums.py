@@ -26,7 +26,10 @@ def before(corpus: Corpus, request: Requests) -> list[int]:
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_totals_are_the_sums_over_every_event(make_log: MakeLog, rows: int, seed: int) -> None:
+def test_totals_are_the_sums_over_every_event(
+    make_log: MakeLog, monkeypatch: pytest.MonkeyPatch, rows: int, seed: int
+) -> None:
+    monkeypatch.setattr(running_sums, "TOGETHER", 2)
     corpus = make_log(size=900, seed=seed)
     table, of_item = table_of(np.random.default_rng(seed), len(corpus.items), rows)
     sums = RunningSums(Past(corpus, corpus.kind == PURCHASE), table, of_item)

@@ -17,7 +17,7 @@ from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.context.views import Source, ViewReader, ViewSettings
 from onesearch.context.views.settings import HISTORIES, VIEWS
 from onesearch.corpus import Corpus, Requests
-from onesearch.corpus.reader import same_item_links
+from onesearch.corpus.arrays import same_item_links
 from onesearch.embed.static import StaticEncoder
 from onesearch.errors import UserError
 
