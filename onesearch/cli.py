@@ -88,9 +88,18 @@ def prepare(
 
 
 @app.command(epilog="Example: onesearch embed --run runs/demo")
-def embed(run: RunOption = RUN) -> None:
-    """Turn the catalogue's texts into vectors."""
-    _do("embed", _open(run))
+def embed(
+    run: RunOption = RUN,
+    image_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="Read the items' pictures too, with efficientnet-lite0 or a vision model; kept as the run's setting.",
+        ),
+    ] = None,
+) -> None:
+    """Turn the catalogue's texts, and if wanted its pictures, into vectors."""
+    _do("embed", _open(run) if image_encoder is None else _with(_open(run), image_encoder=image_encoder))
 
 
 @app.command(epilog="Example: onesearch quantize --run runs/demo --method khqe")
@@ -103,27 +112,32 @@ def quantize(
         ),
     ] = None,
     query: Annotated[str | None, typer.Option(metavar="TEXT", help="Print the semantic ID of a query instead.")] = None,
+    photo: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Print the semantic ID that a photo lands on instead.")
+    ] = None,
     add: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add these items; no existing semantic ID moves.")
     ] = None,
     remove: Annotated[
         list[str] | None, typer.Option(metavar="ID|FILE", help="Remove an item, or a file's; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the query's, or what changed, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is asked, or what changed, as JSON.")] = False,
 ) -> None:
     """Turn vectors into semantic IDs."""
+    asks = query is not None or photo is not None
     if add is not None or remove:
-        if query is not None or method is not None:
-            remedy = "give --query or --method in another command"
+        if asks or method is not None:
+            remedy = "give --query, --photo or --method in another command"
             raise UserError("--add and --remove keep the method", place="command line", remedy=remedy)
         _change_assortment(_open(run), add, remove or [], as_json)
         return
-    if query is not None:
-        if method is not None:
-            raise UserError("--query asks, --method changes", place="command line", remedy="give one of them")
-        _print_query_sid(_open(run).folder, query, as_json)
+    if asks:
+        if method is not None or (query is not None and photo is not None):
+            problem = "--query and --photo ask, --method changes"
+            raise UserError(problem, place="command line", remedy="give one of them")
+        _print_sid(_open(run).folder, query, photo, as_json)
         return
-    opened = _open(run) if method is None else _with_method(_open(run), method)
+    opened = _open(run) if method is None else _with(_open(run), method=method)
     _do("align", opened)
     _do("quantize", opened)
 
@@ -234,20 +248,20 @@ def _open(folder: Path) -> Run:
     return Run.open(folder)
 
 
-def _with_method(run: Run, method: str) -> Run:
-    """The run with this method for its setting, once it is known to be one."""
+def _with(run: Run, **setting: str) -> Run:
+    """The run with this setting, once its method is known to be one."""
     from onesearch.methods import find_method
     from onesearch.run import Run
 
-    settings = replace(run.settings, method=method)
+    settings = replace(run.settings, **setting)  # type: ignore[arg-type]  # all of them are texts
     find_method(settings)
     return Run.create(run.folder, settings)
 
 
-def _print_query_sid(folder: Path, query: str, as_json: bool) -> None:
-    from onesearch.semantic_ids import query_semantic_id
+def _print_sid(folder: Path, query: str | None, photo: Path | None, as_json: bool) -> None:
+    from onesearch.semantic_ids import photo_semantic_id, query_semantic_id
 
-    answer = query_semantic_id(folder, query)
+    answer = query_semantic_id(folder, query or "") if photo is None else photo_semantic_id(folder, photo)
     if as_json:
         Console().print_json(data=answer)
     else:

@@ -10,13 +10,15 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from onesearch.files import write_json
 from onesearch.run import Run, stamps
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while a step works."""
+PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""Files beside a log that the step `embed` reads, and `prepare` does not."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,14 @@ def prepare(run: Run, progress: Progress) -> None:
 
 
 def embed(run: Run, progress: Progress) -> None:
-    """Turn the catalogue's texts into vectors."""
+    """Turn the catalogue's texts, and its pictures if they are wanted, into vectors."""
     from onesearch.corpus import Corpus, item_texts
     from onesearch.embed import embed_catalogue, load_text_encoder
+    from onesearch.embed.pictures import embed_pictures
 
     texts = item_texts(Corpus.load(run.folder / "corpus"))
     embed_catalogue(texts, load_text_encoder(run.settings.encoder), run.folder / "embeddings", progress=progress)
+    embed_pictures(run.folder, run.settings, progress)
 
 
 def align(run: Run, progress: Progress) -> None:
@@ -129,7 +133,13 @@ def report(run: Run, progress: Progress) -> None:
 
 def _source_files(run: Run) -> dict[str, Any]:
     path = run.settings.path
-    return {} if path is None or not Path(path).exists() else {"source": stamps(Path(path))}
+    return {} if path is None or not Path(path).exists() else {"source": stamps(Path(path), PICTURES)}
+
+
+def _pictures(run: Run) -> dict[str, Any]:
+    from onesearch.embed.pictures import picture_inputs
+
+    return picture_inputs(run.folder, run.settings)
 
 
 def _method(run: Run) -> dict[str, Any]:
@@ -168,7 +178,7 @@ STEPS = {
             ("corpus",),
             _source_files,
         ),
-        Step("embed", "embed the catalogue", embed, ("encoder",), ("corpus",), ("embeddings",)),
+        Step("embed", "embed the catalogue", embed, ("encoder",), ("corpus",), ("embeddings",), _pictures),
         Step(
             "align",
             "align vectors with the log",

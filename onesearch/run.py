@@ -151,16 +151,16 @@ class Run:
         write_json(self.folder / "manifest.json", {**self.manifest, **parts})
 
 
-def stamps(path: Path) -> dict[str, Any]:
+def stamps(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """What is in a file or folder: relative path -> checksum, or size and time of change of a large file.
 
-    Hidden files and the checkpoints of a training in progress are no content.
+    Hidden files, the checkpoints of a training in progress and names that end as `without` says are no content.
     """
     found = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
     kept: dict[str, Any] = {}
     for one in found:
         relative = one.relative_to(path) if one != path else Path(path.name)
-        if any(part.startswith((".", "checkpoint-")) for part in relative.parts):
+        if any(part.startswith((".", "checkpoint-")) for part in relative.parts) or one.suffix.lower() in without:
             continue
         about = one.stat()
         large = {"bytes": about.st_size, "changed": about.st_mtime_ns}

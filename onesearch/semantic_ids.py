@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.embed import behaviour_vectors
 from onesearch.embed.keywords import Keywords, item_keyword_texts
+from onesearch.embed.pictures import VIEWS
 from onesearch.embed.recipe import BOUGHT, Recipe, run_alignment
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, read_json, write_json
@@ -32,6 +33,9 @@ from onesearch.sid import SidTable, sid_token
 from quantizers.metrics import independent_coding_rate, reconstruction_error
 from quantizers.quantizer import Quantizer, load_quantizer
 from quantizers.uniqueness import append_rank_level
+
+if TYPE_CHECKING:
+    from onesearch.embed.views import Views  # imports torch, which takes seconds
 
 SEARCHES: Final = 3
 """At most so many searches are views of a product: its own text must stay a good part of their mean."""
@@ -48,13 +52,13 @@ class Fitted:
         quantizer: fitted.
         codes: (N, L) learned codes of the items.
         vectors: (N, D) what they stand for.
-        recipe: of the vectors; None where they are of pictures.
+        recipe: of the vectors; where they are of pictures, the name of the image encoder.
     """
 
     quantizer: Quantizer
     codes: NDArray[np.int32]
     vectors: NDArray[np.float32]
-    recipe: Recipe | None
+    recipe: Recipe | str
 
 
 def make_semantic_ids(run: Run) -> None:
@@ -80,8 +84,10 @@ def make_semantic_ids(run: Run) -> None:
     with atomic_path(folder / "recipe") as path:
         path.mkdir()
         write_json(path / "method.json", asdict(method))
-        if fitted.recipe is not None:
+        if isinstance(fitted.recipe, Recipe):
             fitted.recipe.save(path)
+        else:
+            write_json(path / "pictures.json", {"image_encoder": fitted.recipe})
     _write_usage(folder / "usage.json", fitted, codes, sizes)
 
 
@@ -93,18 +99,12 @@ def query_semantic_id(run_folder: Path, query: str) -> dict[str, Any]:
     """
     if not query.strip():
         raise UserError("a blank query has no semantic ID", place="--query", remedy='--query "cold cereal"')
-    folder = run_folder / "sid"
-    if not (folder / "quantizer").exists():
-        raise UserError("no semantic IDs here yet", place=folder, remedy=f"run `onesearch quantize --run {run_folder}`")
-    about = folder / "recipe/method.json"
-    if about.exists() and read_json(about)["views"] == "pictures":
-        remedy = "use `views: searches` or another method"
+    folder = _folder_of(run_folder)
+    if _of_pictures(folder):
+        remedy = "ask with --photo FILE, or use `views: searches` or another method"
         raise UserError("these semantic IDs are of pictures, a query is a text", place=folder, remedy=remedy)
     recipe = Recipe.load(folder / "recipe")
-    with _told(folder / "quantizer", "run `onesearch quantize` again"):
-        codes = load_quantizer(folder / "quantizer").encode(recipe.of_queries([query]))[0].tolist()
-    sid = "".join(sid_token(level, code) for level, code in enumerate(codes))
-    answer: dict[str, Any] = {"query": query, "sid": sid, "codes": codes}
+    answer = {"query": query, **_semantic_id(folder, recipe.of_queries([query]))}
     if recipe.keywords is not None:
         answer["keywords"] = [recipe.keywords.texts[number] for number in recipe.keywords.find([query]).keyword]
     return answer
@@ -124,6 +124,41 @@ def text_quantizer(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> tuple[Q
     return quantizer, _item_vectors(run, Recipe.load(folder / "recipe"), corpus, split)
 
 
+def photo_semantic_id(run_folder: Path, photo: Path) -> dict[str, Any]:
+    """The semantic ID that a photo lands on: `photo`, `sid` as text, `codes`.
+
+    Raises:
+        UserError: there are no semantic IDs yet, they are of texts, or the file is no picture.
+    """
+    from onesearch.embed.image import load_image_encoder
+
+    folder = _folder_of(run_folder)
+    if not _of_pictures(folder):
+        remedy = "ask with --query TEXT, or quantize pictures: `--method configs/quantizers/vrq-pictures.yaml`"
+        raise UserError("these semantic IDs are of texts, a photo is a picture", place=folder, remedy=remedy)
+    encoder = load_image_encoder(read_json(folder / "recipe/pictures.json")["image_encoder"])
+    return {"photo": str(photo), **_semantic_id(folder, encoder.encode([photo]))}
+
+
+def _folder_of(run_folder: Path) -> Path:
+    folder = run_folder / "sid"
+    if not (folder / "quantizer").exists():
+        raise UserError("no semantic IDs here yet", place=folder, remedy=f"run `onesearch quantize --run {run_folder}`")
+    return folder
+
+
+def _of_pictures(folder: Path) -> bool:
+    about = folder / "recipe/method.json"
+    return about.exists() and read_json(about)["views"] == "pictures"
+
+
+def _semantic_id(folder: Path, vector: NDArray[np.float32]) -> dict[str, Any]:
+    """(1, D) -> `sid` and `codes`."""
+    with _told(folder / "quantizer", "run `onesearch quantize` again"):
+        codes = load_quantizer(folder / "quantizer").encode(vector)[0].tolist()
+    return {"sid": "".join(sid_token(level, code) for level, code in enumerate(codes)), "codes": codes}
+
+
 def method_inputs(run: Run) -> dict[str, Any]:
     """What semantic IDs depend on besides the run's settings and vectors: the method as decided, and the alignment."""
     method, alignment = find_method(run.settings), run.folder / "models/align"
@@ -139,9 +174,11 @@ def fit_method(run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8]
     """
     quantizer: Any = method.quantizer()
     if method.views == "pictures":
-        vectors, views, product = _pictures(run, corpus)
+        pictures = _pictures(run, corpus)
+        views, product = pictures.vectors, pictures.item
         _learn(quantizer, method, views, product, _categories(corpus)[product])
-        return Fitted(quantizer, quantizer.encode_products(views, product), vectors, None)
+        codes = quantizer.encode_products(views, product)
+        return Fitted(quantizer, codes, pictures.item_vectors(), pictures.encoder)
     recipe = Recipe(
         run.settings.encoder,
         run_alignment(run.folder, run.settings.encoder) if method.align else None,
@@ -196,21 +233,21 @@ def _item_vectors(run: Run, recipe: Recipe, corpus: Corpus, split: NDArray[np.in
     return recipe.of_items(vectors, texts, bought)
 
 
-def _pictures(run: Run, corpus: Corpus) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """(N, D) vectors of items, (V, D) of their pictures, (V,) which item each picture shows."""
+def _pictures(run: Run, corpus: Corpus) -> Views:
+    """The vectors of the items' pictures, at least one an item."""
     from onesearch.embed.views import load_views
 
-    views = load_views(run.folder / "embeddings/views")
-    place = run.folder / "embeddings/views"
+    place = run.folder / VIEWS
+    views = load_views(place)
     if len(views.offsets) != len(corpus.items) + 1:
         problem = f"pictures of {len(views.offsets) - 1:,} items, but there are {len(corpus.items):,}"
-        raise UserError(problem, place=place, remedy="encode the pictures again")
+        raise UserError(problem, place=place, remedy="run `onesearch embed` again")
     without = np.flatnonzero(np.diff(views.offsets) == 0)
     if len(without):
         item = corpus.items["item_id"][int(without[0])]
         remedy = "give it one, leave it out of the catalogue, or use `views: searches`"
         raise UserError(f"{len(without):,} items have no picture, the first", place=place, value=item, remedy=remedy)
-    return views.item_vectors(), views.vectors, views.item
+    return views
 
 
 def _searches(corpus: Corpus, split: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

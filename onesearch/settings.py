@@ -28,6 +28,8 @@ class Settings:
         split: which events are for training and which for the report.
         valid_requests, test_requests: how many searches baselines are tuned on, and the table is made of.
         encoder: what turns texts into vectors, see `onesearch.embed`.
+        image_encoder: of the items' pictures, see `onesearch.embed.image`; None leaves them unread.
+            Only methods with `views: pictures` quantize them.
         method: how vectors become semantic IDs, a name or a YAML, see `onesearch.methods`; what the YAML says of
             `behaviour`, `level_sizes` and `last_level` counts more than what is said here.
         align: YAML of the alignment, which methods with `align: true` learn first; None for the defaults of
@@ -49,6 +51,7 @@ class Settings:
     valid_requests: int = 4_000
     test_requests: int = 10_000
     encoder: str = "wordllama"
+    image_encoder: str | None = None
     method: str = "rq-kmeans"
     align: str | None = None
     behaviour: float = 0.0
