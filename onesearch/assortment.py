@@ -13,9 +13,10 @@ its files take their places one by one. An interruption leaves the old state, or
 out: `change` does so first, and so does every step that the command line starts.
 
 The steps `embed` and `quantize` are then recorded as done for the new files, so that a later `onesearch demo` does not
-fit new codebooks: they are done again only if their settings or the source change. `train` and `evaluate` are *not*
-recorded: `onesearch demo` trains on the grown table, while `onesearch generate` goes on with the model there is.
-Preparing the corpus anew from a changed source starts from that source: items that were added by file are not in it.
+fit new codebooks: they are done again only if their settings or the source change, or if they are asked for
+(`onesearch/refit.py`). `train` and `evaluate` are *not* recorded: `onesearch demo` trains on the grown table, while
+`onesearch generate` goes on with the model there is. Preparing the corpus anew from a changed source starts from that
+source: items that were added by file are not in it.
 """
 
 from __future__ import annotations
@@ -363,6 +364,8 @@ def _report(
         notes.append("new items have no searches that led to them: their codes are those of their text alone")
     if added and vectors.recipe.behaviour:
         notes.append("new items have no co-purchases: that part of their vectors is zero")
+    if due:
+        notes.append("`onesearch quantize --refit` fits new codebooks: semantic IDs move, so train again after it")
     if returned:
         notes.append("returned items have their old semantic IDs")
     return Report(

@@ -121,25 +121,31 @@ def quantize(
     remove: Annotated[
         list[str] | None, typer.Option(metavar="ID|FILE", help="Remove an item, or a file's; may be repeated.")
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit new codebooks on what is on sale now; semantic IDs move.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is asked, or what changed, as JSON.")] = False,
 ) -> None:
     """Turn vectors into semantic IDs."""
     asks = query is not None or photo is not None
     if add is not None or remove:
-        if asks or method is not None:
-            remedy = "give --query, --photo or --method in another command"
+        if asks or refit or method is not None:
+            remedy = "give --query, --photo, --refit or --method in another command"
             raise UserError("--add and --remove keep the method", place="command line", remedy=remedy)
         _change_assortment(_open(run), add, remove or [], as_json)
         return
     if asks:
-        if method is not None or (query is not None and photo is not None):
-            problem = "--query and --photo ask, --method changes"
+        if method is not None or refit or (query is not None and photo is not None):
+            problem = "--query and --photo ask, --method and --refit change"
             raise UserError(problem, place="command line", remedy="give one of them")
         _print_sid(_open(run).folder, query, photo, as_json)
         return
     opened = _open(run) if method is None else _with(_open(run), method=method)
     _do("align", opened)
-    _do("quantize", opened)
+    if refit:
+        _refit(opened, as_json)
+    else:
+        _do("quantize", opened)
 
 
 @app.command(epilog="Example: onesearch train --run runs/demo")
@@ -278,6 +284,22 @@ def _change_assortment(run: Run, add: Path | None, remove: list[str], as_json: b
         console.print_json(data=asdict(report))
     else:
         console.print(facts_table(f"assortment, version {report.version}", report.facts()))
+
+
+def _refit(run: Run, as_json: bool) -> None:
+    from onesearch.demo import do
+    from onesearch.pipeline import STEPS
+    from onesearch.refit import refit
+    from onesearch.tables import facts_table
+
+    console = Console()
+    with run.lock():
+        _finish(run)
+        report = refit(run, lambda: do(STEPS["quantize"], run, Console(stderr=True), again=True))
+    if as_json:
+        console.print_json(data=asdict(report))
+    else:
+        console.print(facts_table(f"new codebooks, version {report.version}", report.facts()))
 
 
 def _finish(run: Run) -> None:

@@ -44,7 +44,7 @@ def demo(folder: Path, settings: Settings | None, console: Console) -> None:
     console.print(ending(folder / "report.html", time.perf_counter() - started, peak_memory()), soft_wrap=True)
 
 
-def do(step: Step, run: Run, console: Console, number: str = "") -> bool:
+def do(step: Step, run: Run, console: Console, number: str = "", again: bool = False) -> bool:
     """Do one step under a progress bar that shows the time left; tell whether there was anything to do."""
     title = f"{number}{step.title}"
     columns = (
@@ -57,7 +57,7 @@ def do(step: Step, run: Run, console: Console, number: str = "") -> bool:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
-        begun = step.do(run, lambda done, total: bar.update(task, completed=done, total=total))
+        begun = step.do(run, lambda done, total: bar.update(task, completed=done, total=total), again)
     seconds = run.manifest["steps"][step.name]["seconds"]
     state = f"{seconds:,.1f} s" if begun else f"already done ({seconds:,.1f} s then)"
     console.print(Text.assemble(("✓ ", "green"), f"{title:<32}", (state, "dim")))

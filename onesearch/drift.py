@@ -93,9 +93,9 @@ class Vectors:
         recipe, quantizer = Recipe.load(folder / "recipe"), load_quantizer(folder / "quantizer")
         if len(table.level_sizes) not in (len(quantizer.level_sizes), len(quantizer.level_sizes) + 1):
             raise UserError("the quantizer has other levels than the table", place=folder, remedy=remedy)
-        fitted = np.flatnonzero(table.added == table.fit_version)
+        fitted = table.fitted
         if recipe.behaviour:
-            of_fit = replace(corpus, items=corpus.items.head(len(fitted)))
+            of_fit = replace(corpus, items=corpus.items.head(int((table.added == table.fit_version).sum())))
             bought = behaviour_vectors(of_fit, make_split(corpus, run.settings.split), BOUGHT, run.settings.seed)
         found = cls(replace(corpus, items=items), text, bought, recipe, quantizer)
         sample = _spread(fitted, 4096)
@@ -163,7 +163,7 @@ def measure_drift(table: SidTable, vectors: Vectors, rows: NDArray[np.int64]) ->
     """Drift of these items; None where there are none."""
     if not len(rows):
         return None
-    fitted = np.flatnonzero(table.added == table.fit_version)
+    fitted = table.fitted
     sample, measured = _spread(fitted), _spread(rows)
     learned = vectors.encode(measured)
     ids = prefix_ids(np.concatenate([table.codes[fitted, : learned.shape[1]], learned]))

@@ -40,8 +40,8 @@ class Step:
     inputs: Callable[[Run], dict[str, Any]] = lambda run: {}
     needed: Callable[[Run], bool] = lambda run: True
 
-    def do(self, run: Run, progress: Progress) -> bool:
-        """Do the step unless it is done already; tell whether it was done now."""
+    def do(self, run: Run, progress: Progress, again: bool = False) -> bool:
+        """Do the step unless it is done already and not wanted `again`; tell whether it was done now."""
         return run.step(
             self.name,
             lambda: self.work(run, progress),
@@ -49,6 +49,7 @@ class Step:
             reads=self.reads,
             writes=self.writes,
             inputs=self.inputs(run),
+            again=again,
         )
 
 

@@ -89,6 +89,7 @@ class Run:
         reads: tuple[str, ...] = (),
         writes: tuple[str, ...],
         inputs: Mapping[str, Any] | None = None,
+        again: bool = False,
     ) -> bool:
         """Do `work` unless it is done already with the same settings and the same files; tell whether it was done now.
 
@@ -97,6 +98,7 @@ class Run:
             settings: names of the settings that `work` depends on.
             reads, writes: files or folders of the run that `work` reads and writes.
             inputs: whatever else `work` depends on, as JSON values (files of the user, say; see `stamps`).
+            again: do it even so.
 
         Raises:
             UserError: a file that the step reads is not there yet.
@@ -113,7 +115,7 @@ class Run:
         fingerprint = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()
         steps = self.manifest["steps"]
         there = all((self.folder / path).exists() for path in writes)
-        if there and steps.get(name, {}).get("fingerprint") == fingerprint:
+        if not again and there and steps.get(name, {}).get("fingerprint") == fingerprint:
             return False
         # From here until the end the step counts as not done, whatever happens to the process.
         self._update(steps={other: record for other, record in steps.items() if other != name})

@@ -69,7 +69,11 @@ def make_semantic_ids(run: Run) -> None:
     """
     method, corpus = find_method(run.settings), Corpus.load(run.folder / "corpus")
     split = make_split(corpus, run.settings.split)
-    fitted = fit_method(run, method, corpus, split)
+    folder = run.folder / "sid"
+    on_sale = np.ones(len(corpus.items), bool)
+    if (folder / "table.json").exists():
+        on_sale = SidTable.load(folder).removed_of(corpus.items["item_id"]) == 0
+    fitted = fit_method(run, method, corpus, split, on_sale)
     popularity = np.bincount(corpus.item[split == TRAIN], minlength=len(corpus.items))
     by_popularity = np.argsort(np.argsort(-popularity, kind="stable"), kind="stable").astype(np.int32)
     codes, sizes = fitted.codes, tuple(fitted.quantizer.level_sizes)
@@ -77,7 +81,6 @@ def make_semantic_ids(run: Run) -> None:
         with _told("last_level"):
             codes = append_rank_level(codes, by_popularity, method.last_level)
         sizes = (*sizes, method.last_level)
-    folder = run.folder / "sid"
     SidTable(corpus.items["item_id"], codes, sizes, by_popularity).after(folder).save(folder)
     with atomic_path(folder / "quantizer") as path:
         fitted.quantizer.save_pretrained(path)
@@ -166,8 +169,13 @@ def method_inputs(run: Run) -> dict[str, Any]:
     return {"method": asdict(method), **aligned}
 
 
-def fit_method(run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8]) -> Fitted:
+def fit_method(
+    run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8], on_sale: NDArray[np.bool_] | None = None
+) -> Fitted:
     """Fit a method's quantizer on the vectors of a run, and encode its items.
+
+    Args:
+        on_sale: (N,) which items it is fitted on; by default all.
 
     Raises:
         UserError: something that the method needs is not there, or the vectors do not do.
@@ -175,9 +183,7 @@ def fit_method(run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8]
     quantizer: Any = method.quantizer()
     if method.views == "pictures":
         pictures = _pictures(run, corpus)
-        views, product = pictures.vectors, pictures.item
-        _learn(quantizer, method, views, product, _categories(corpus)[product])
-        codes = quantizer.encode_products(views, product)
+        codes = _learn_views(quantizer, method, pictures.vectors, pictures.item, corpus, on_sale)
         return Fitted(quantizer, codes, pictures.item_vectors(), pictures.encoder)
     recipe = Recipe(
         run.settings.encoder,
@@ -191,9 +197,9 @@ def fit_method(run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8]
         asked, place = np.unique(query, return_inverse=True)
         views = np.concatenate([vectors, recipe.of_queries([corpus.queries[q] for q in asked])[place]])
         product = np.concatenate([np.arange(len(vectors)), item])
-        _learn(quantizer, method, views, product, _categories(corpus)[product])
-        return Fitted(quantizer, quantizer.encode_products(views, product), vectors, recipe)
-    distinct = np.unique(vectors, axis=0)  # a text that many items share counts once
+        return Fitted(quantizer, _learn_views(quantizer, method, views, product, corpus, on_sale), vectors, recipe)
+    seen = vectors if on_sale is None or on_sale.all() else vectors[on_sale]
+    distinct = np.unique(seen, axis=0)  # a text that many items share counts once
     if method.queries:
         frequent = most_asked(corpus.query[(split == TRAIN) & (corpus.query >= 0)], len(distinct))
         queries = recipe.of_queries([corpus.queries[q] for q in frequent])
@@ -202,6 +208,23 @@ def fit_method(run: Run, method: Method, corpus: Corpus, split: NDArray[np.int8]
     # `assign` holds the capacities of balanced levels, which only a whole catalogue has
     balanced = method.arguments.get("balance") in ("last", "all")
     return Fitted(quantizer, quantizer.assign(vectors) if balanced else quantizer.encode(vectors), vectors, recipe)
+
+
+def _learn_views(
+    quantizer: Any,
+    method: Method,
+    views: NDArray[np.float32],
+    product: NDArray[np.int64],
+    corpus: Corpus,
+    on_sale: NDArray[np.bool_] | None,
+) -> NDArray[np.int32]:
+    """Fit on (V, D) views of the items on sale, with (V,) items that they show; (N, L) codes of all items."""
+    given = (views, product, _categories(corpus)[product])
+    if on_sale is not None and not on_sale.all():
+        given = (views[on_sale[product]], given[1][on_sale[product]], given[2][on_sale[product]])
+    _learn(quantizer, method, *given)
+    codes: NDArray[np.int32] = quantizer.encode_products(views, product)
+    return codes
 
 
 def most_asked(query: NDArray[np.int32], most: int) -> NDArray[np.int32]:

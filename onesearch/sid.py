@@ -82,6 +82,18 @@ class SidTable:
         """Indices of the items that were not removed, ascending."""
         return np.flatnonzero(self.removed == 0)
 
+    @property
+    def fitted(self) -> NDArray[np.int64]:
+        """Indices of the items that the codebooks were fitted on, ascending: what was on sale at `fit_version`."""
+        gone = (self.removed > 0) & (self.removed < self.fit_version)
+        return np.flatnonzero((self.added == self.fit_version) & ~gone)
+
+    def removed_of(self, item_ids: pl.Series) -> NDArray[np.int32]:
+        """(M,) the versions in which these items went, 0 for those on sale and for unknown ones."""
+        known = pl.DataFrame({"item_id": self.item_ids, "removed": self.removed})
+        found = item_ids.alias("item_id").to_frame().join(known, on="item_id", how="left", maintain_order="left")
+        return found["removed"].fill_null(0).to_numpy().astype(np.int32)
+
     def after(self, folder: Path) -> SidTable:
         """This table of new codebooks as the next version of the one in `folder`, where there is one.
 
@@ -90,13 +102,11 @@ class SidTable:
         if not (folder / "table.json").exists():
             return self
         last = SidTable.load(folder)
-        known = pl.DataFrame({"item_id": last.item_ids, "removed": last.removed})
-        found = self.item_ids.alias("item_id").to_frame().join(known, on="item_id", how="left", maintain_order="left")
         version = last.version + 1
         return replace(
             self,
             added=np.full(len(self.codes), version, np.int32),
-            removed=found["removed"].fill_null(0).to_numpy().astype(np.int32),
+            removed=last.removed_of(self.item_ids),
             history=(*last.history, {"version": version, "change": "fit", "items": len(self.codes)}),
         )
 
