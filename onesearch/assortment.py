@@ -37,8 +37,9 @@ from onesearch.corpus.rows import read_rows
 from onesearch.corpus.schema import ITEMS, REQUIRED, TABLES
 from onesearch.corpus.tables import FILE, ROW
 from onesearch.corpus.validate import check_items
-from onesearch.drift import MOST_ERROR, Drift, Vectors, measure_drift, of_searches, refit
+from onesearch.drift import MOST_ERROR, Drift, Vectors, measure_drift, of_searches, refit, vectors_of
 from onesearch.embed import TextEncoder, embed_catalogue, load_text_encoder
+from onesearch.embed.pictures import VIEWS, embed_pictures, encoded_pictures
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, checksum, read_json, write_json
 from onesearch.pipeline import STEPS, Progress
@@ -226,13 +227,17 @@ def _write(
 ) -> Report:
     """Write everything that changes into `stage`, and tell what that is."""
     version, old = table.version + 1, len(table.codes)
-    items = corpus.items
+    items, views = corpus.items, run.folder / VIEWS
     vectors: NDArray[np.float32] = np.load(run.folder / "embeddings/vectors.npy", mmap_mode="r")
     if len(new) + len(back):
         items = _grown(items, new, back)
         _write_items(run.folder / "corpus", items, stage / "corpus")
         vectors = _embed(run, corpus, items, vectors, stage / "embeddings", progress)
-    quantized = Vectors.of(run, corpus, items, table, vectors)
+        if run.settings.image_encoder is not None:
+            known = encoded_pictures(corpus.items, run.settings, views)
+            views = stage / VIEWS
+            embed_pictures(items, run.settings, views, progress, lambda encoder: _Known(encoder, *known))
+    quantized = vectors_of(run, corpus, items, table, vectors, views)
 
     learned = quantized.encode(np.arange(old, old + len(new)))
     codes, counts = _placed(table, learned)
@@ -278,7 +283,7 @@ def _write_items(folder: Path, items: pl.DataFrame, target: Path) -> None:
 
 
 class _Known:
-    """A text encoder that has encoded some texts before: those keep their vectors, bit for bit.
+    """An encoder that has encoded some texts (or files of pictures) before: those keep their vectors, bit for bit.
 
     Args:
         texts: N of them.
@@ -362,7 +367,7 @@ def _report(
     notes = []
     if added and of_searches:
         notes.append("new items have no searches that led to them: their codes are those of their text alone")
-    if added and vectors.recipe.behaviour:
+    if added and vectors.bought_share:
         notes.append("new items have no co-purchases: that part of their vectors is zero")
     if due:
         notes.append("`onesearch quantize --refit` fits new codebooks: semantic IDs move, so train again after it")

@@ -12,8 +12,10 @@ ours; papers on semantic IDs report codebooks that are never refitted):
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
@@ -22,13 +24,18 @@ from numpy.typing import NDArray
 from onesearch.corpus import Corpus, make_split
 from onesearch.embed import behaviour_vectors
 from onesearch.embed.keywords import item_keyword_texts
+from onesearch.embed.pictures import VIEWS
 from onesearch.embed.recipe import BOUGHT, Recipe
 from onesearch.errors import UserError
 from onesearch.files import read_json
 from onesearch.run import Run
+from onesearch.semantic_ids import of_pictures, pictured
 from onesearch.sid import SidTable
 from quantizers import Quantizer, load_quantizer
 from quantizers.metrics import prefix_ids
+
+if TYPE_CHECKING:
+    from onesearch.embed.views import Views  # imports torch, which takes seconds
 
 LEAST_ITEMS: Final = 50
 """Fewer new items say nothing about the codebooks."""
@@ -62,9 +69,42 @@ class Drift:
     fitted_unseen: list[float]
 
 
+class Vectors(ABC):
+    """What is quantized, for any rows of the catalogue, and the quantizer."""
+
+    quantizer: Quantizer
+    bought_share = 0.0
+    """Of co-purchases in the vectors; new items have none."""
+
+    @abstractmethod
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, D') vectors of items, ascending rows."""
+
+    @abstractmethod
+    def encode(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(n, L) learned codes of items, ascending rows."""
+
+    def squared_distance(self, rows: NDArray[np.int64]) -> float:
+        """Mean squared distance of vectors to what their learned codes say."""
+        total = 0.0
+        for block in _blocks(rows):
+            said = self.quantizer.decode(self.encode(block))
+            total += float(np.square(self.rows(block) - said, dtype=np.float64).sum())
+        return total / max(len(rows), 1)
+
+    def spread(self, rows: NDArray[np.int64]) -> float:
+        """Mean squared length about the mean."""
+        squares, total = 0.0, np.float64(0)
+        for block in _blocks(rows):
+            vectors = self.rows(block).astype(np.float64)
+            squares += float(np.square(vectors).sum())
+            total = total + vectors.sum(0)
+        return squares / len(rows) - float(np.square(total / len(rows)).sum())
+
+
 @dataclass(frozen=True)
-class Vectors:
-    """What is quantized, for any rows of the catalogue, and the quantizer.
+class TextVectors(Vectors):
+    """Of texts.
 
     Attributes:
         corpus: of which only the items are read.
@@ -79,34 +119,10 @@ class Vectors:
     recipe: Recipe
     quantizer: Quantizer
 
-    @classmethod
-    def of(cls, run: Run, corpus: Corpus, items: pl.DataFrame, table: SidTable, text: NDArray[np.float32]) -> Vectors:
-        """Those of a run, checked: the fitted items must get the first codes that they have.
-
-        Raises:
-            UserError: the run's semantic IDs were made from vectors of another kind.
-        """
-        folder, bought = run.folder / "sid", None
-        remedy = "quantize the run again by a method that reads texts"
-        if (folder / "recipe/method.json").exists() and read_json(folder / "recipe/method.json")["views"] == "pictures":
-            raise UserError("these semantic IDs are of pictures, which new items lack", place=folder, remedy=remedy)
-        recipe, quantizer = Recipe.load(folder / "recipe"), load_quantizer(folder / "quantizer")
-        if len(table.level_sizes) not in (len(quantizer.level_sizes), len(quantizer.level_sizes) + 1):
-            raise UserError("the quantizer has other levels than the table", place=folder, remedy=remedy)
-        fitted = table.fitted
-        if recipe.behaviour:
-            of_fit = replace(corpus, items=corpus.items.head(int((table.added == table.fit_version).sum())))
-            bought = behaviour_vectors(of_fit, make_split(corpus, run.settings.split), BOUGHT, run.settings.seed)
-        found = cls(replace(corpus, items=items), text, bought, recipe, quantizer)
-        sample = _spread(fitted, 4096)
-        try:
-            agree = float((found.encode(sample)[:, 0] == table.codes[sample, 0]).mean())
-        except ValueError as error:
-            raise UserError(f"items cannot be added: {error}", place=folder, remedy=remedy) from error
-        if agree < SAME_CODES and not of_searches(run):
-            problem = "semantic IDs of other vectors: so few existing items get their first code again"
-            raise UserError(problem, place=folder, value=round(agree, 3), remedy=remedy)
-        return found
+    @property
+    def bought_share(self) -> float:  # type: ignore[override]  # of a class that has a recipe
+        """Of co-purchases in the vectors."""
+        return self.recipe.behaviour
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, D') vectors; an item that came after the fit has no co-purchase vector."""
@@ -125,23 +141,72 @@ class Vectors:
         parts = [self.quantizer.encode(self.rows(block)) for block in _blocks(rows)]
         return np.concatenate([np.zeros((0, len(self.quantizer.level_sizes)), np.int32), *parts])
 
-    def squared_distance(self, rows: NDArray[np.int64]) -> float:
-        """Mean squared distance of vectors to what their learned codes say."""
-        total = 0.0
-        for block in _blocks(rows):
-            vectors = self.rows(block)
-            said = self.quantizer.decode(self.quantizer.encode(vectors))
-            total += float(np.square(vectors - said, dtype=np.float64).sum())
-        return total / max(len(rows), 1)
 
-    def spread(self, rows: NDArray[np.int64]) -> float:
-        """Mean squared length about the mean."""
-        squares, total = 0.0, np.float64(0)
-        for block in _blocks(rows):
-            vectors = self.rows(block).astype(np.float64)
-            squares += float(np.square(vectors).sum())
-            total = total + vectors.sum(0)
-        return squares / len(rows) - float(np.square(total / len(rows)).sum())
+@dataclass(frozen=True)
+class PictureVectors(Vectors):
+    """Of the items' pictures; an item's vector is their mean."""
+
+    views: Views
+    quantizer: Any
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, D) vectors."""
+        return self._views(rows).item_vectors()
+
+    def encode(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(n, L) learned codes."""
+        views = [self._views(block) for block in _blocks(rows)]
+        parts = [self.quantizer.encode_products(those.vectors, those.item) for those in views]
+        return np.concatenate([np.zeros((0, len(self.quantizer.level_sizes)), np.int32), *parts])
+
+    def _views(self, rows: NDArray[np.int64]) -> Views:
+        """The views of these items alone."""
+        first, count = self.views.offsets[rows], self.views.offsets[rows + 1] - self.views.offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(count)])
+        at = np.repeat(first - offsets[:-1], count) + np.arange(offsets[-1])
+        return replace(self.views, vectors=np.asarray(self.views.vectors[at]), offsets=offsets)
+
+
+def vectors_of(
+    run: Run,
+    corpus: Corpus,
+    items: pl.DataFrame,
+    table: SidTable,
+    text: NDArray[np.float32],
+    views: Path | None = None,
+) -> Vectors:
+    """What a run quantizes, checked: the fitted items must get the first codes that they have.
+
+    Args:
+        items: of the catalogue, which may have grown.
+        text: (N, D) vectors of their texts.
+        views: where the vectors of their pictures are; by default in the run.
+
+    Raises:
+        UserError: the run's semantic IDs were made from vectors of another kind, or an item lacks a picture.
+    """
+    folder = run.folder / "sid"
+    remedy = "quantize the run again by a method that reads texts"
+    quantizer, fitted = load_quantizer(folder / "quantizer"), table.fitted
+    if len(table.level_sizes) not in (len(quantizer.level_sizes), len(quantizer.level_sizes) + 1):
+        raise UserError("the quantizer has other levels than the table", place=folder, remedy=remedy)
+    if of_pictures(folder):
+        found: Vectors = PictureVectors(pictured(views or run.folder / VIEWS, items), quantizer)
+    else:
+        recipe, bought = Recipe.load(folder / "recipe"), None
+        if recipe.behaviour:
+            of_fit = replace(corpus, items=corpus.items.head(int((table.added == table.fit_version).sum())))
+            bought = behaviour_vectors(of_fit, make_split(corpus, run.settings.split), BOUGHT, run.settings.seed)
+        found = TextVectors(replace(corpus, items=items), text, bought, recipe, quantizer)
+    sample = _spread(fitted, 4096)
+    try:
+        agree = float((found.encode(sample)[:, 0] == table.codes[sample, 0]).mean())
+    except ValueError as error:
+        raise UserError(f"items cannot be added: {error}", place=folder, remedy=remedy) from error
+    if agree < SAME_CODES and not of_searches(run):
+        problem = "semantic IDs of other vectors: so few existing items get their first code again"
+        raise UserError(problem, place=folder, value=round(agree, 3), remedy=remedy)
+    return found
 
 
 def of_searches(run: Run) -> bool:

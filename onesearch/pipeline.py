@@ -78,11 +78,11 @@ def embed(run: Run, progress: Progress) -> None:
     """Turn the catalogue's texts, and its pictures if they are wanted, into vectors."""
     from onesearch.corpus import Corpus, item_texts
     from onesearch.embed import embed_catalogue, load_text_encoder
-    from onesearch.embed.pictures import embed_pictures
+    from onesearch.embed.pictures import VIEWS, embed_pictures
 
-    texts = item_texts(Corpus.load(run.folder / "corpus"))
-    embed_catalogue(texts, load_text_encoder(run.settings.encoder), run.folder / "embeddings", progress=progress)
-    embed_pictures(run.folder, run.settings, progress)
+    corpus, encoder = Corpus.load(run.folder / "corpus"), load_text_encoder(run.settings.encoder)
+    embed_catalogue(item_texts(corpus), encoder, run.folder / "embeddings", progress=progress)
+    embed_pictures(corpus.items, run.settings, run.folder / VIEWS, progress)
 
 
 def align(run: Run, progress: Progress) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from onesearch.corpus import TRAIN, Corpus, make_split
@@ -103,7 +104,7 @@ def query_semantic_id(run_folder: Path, query: str) -> dict[str, Any]:
     if not query.strip():
         raise UserError("a blank query has no semantic ID", place="--query", remedy='--query "cold cereal"')
     folder = _folder_of(run_folder)
-    if _of_pictures(folder):
+    if of_pictures(folder):
         remedy = "ask with --photo FILE, or use `views: searches` or another method"
         raise UserError("these semantic IDs are of pictures, a query is a text", place=folder, remedy=remedy)
     recipe = Recipe.load(folder / "recipe")
@@ -136,7 +137,7 @@ def photo_semantic_id(run_folder: Path, photo: Path) -> dict[str, Any]:
     from onesearch.embed.image import load_image_encoder
 
     folder = _folder_of(run_folder)
-    if not _of_pictures(folder):
+    if not of_pictures(folder):
         remedy = "ask with --query TEXT, or quantize pictures: `--method configs/quantizers/vrq-pictures.yaml`"
         raise UserError("these semantic IDs are of texts, a photo is a picture", place=folder, remedy=remedy)
     encoder = load_image_encoder(read_json(folder / "recipe/pictures.json")["image_encoder"])
@@ -150,7 +151,8 @@ def _folder_of(run_folder: Path) -> Path:
     return folder
 
 
-def _of_pictures(folder: Path) -> bool:
+def of_pictures(folder: Path) -> bool:
+    """Whether the semantic IDs in a folder are of pictures."""
     about = folder / "recipe/method.json"
     return about.exists() and read_json(about)["views"] == "pictures"
 
@@ -182,7 +184,7 @@ def fit_method(
     """
     quantizer: Any = method.quantizer()
     if method.views == "pictures":
-        pictures = _pictures(run, corpus)
+        pictures = pictured(run.folder / VIEWS, corpus.items)
         codes = _learn_views(quantizer, method, pictures.vectors, pictures.item, corpus, on_sale)
         return Fitted(quantizer, codes, pictures.item_vectors(), pictures.encoder)
     recipe = Recipe(
@@ -256,20 +258,23 @@ def _item_vectors(run: Run, recipe: Recipe, corpus: Corpus, split: NDArray[np.in
     return recipe.of_items(vectors, texts, bought)
 
 
-def _pictures(run: Run, corpus: Corpus) -> Views:
-    """The vectors of the items' pictures, at least one an item."""
+def pictured(folder: Path, items: pl.DataFrame) -> Views:
+    """The vectors of the pictures of N items, at least one each.
+
+    Raises:
+        UserError: there are none, they are of other items, or an item has none.
+    """
     from onesearch.embed.views import load_views
 
-    place = run.folder / VIEWS
-    views = load_views(place)
-    if len(views.offsets) != len(corpus.items) + 1:
-        problem = f"pictures of {len(views.offsets) - 1:,} items, but there are {len(corpus.items):,}"
-        raise UserError(problem, place=place, remedy="run `onesearch embed` again")
+    views = load_views(folder)
+    if len(views.offsets) != len(items) + 1:
+        problem = f"pictures of {len(views.offsets) - 1:,} items, but there are {len(items):,}"
+        raise UserError(problem, place=folder, remedy="run `onesearch embed` again")
     without = np.flatnonzero(np.diff(views.offsets) == 0)
     if len(without):
-        item = corpus.items["item_id"][int(without[0])]
+        item = items["item_id"][int(without[0])]
         remedy = "give it one, leave it out of the catalogue, or use `views: searches`"
-        raise UserError(f"{len(without):,} items have no picture, the first", place=place, value=item, remedy=remedy)
+        raise UserError(f"{len(without):,} items have no picture, the first", place=folder, value=item, remedy=remedy)
     return views
 
 

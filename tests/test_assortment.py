@@ -14,7 +14,7 @@ from onesearch import assortment
 from onesearch.assortment import NEXT, change, finish
 from onesearch.cli import app
 from onesearch.corpus import Corpus
-from onesearch.drift import Drift, Vectors, refit
+from onesearch.drift import Drift, refit, vectors_of
 from onesearch.embed import load_text_encoder
 from onesearch.embed.store import embed_catalogue
 from onesearch.errors import UserError
@@ -281,7 +281,7 @@ def test_drift_is_measured_against_the_fitted_items(run: Run, tmp_path: Path) ->
     assert few.now is not None and few.now.ratio > 2 and few.now.items == 3
     corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
     text = np.load(run.folder / "embeddings/vectors.npy")
-    vectors = Vectors.of(run, corpus, corpus.items, table, text)
+    vectors = vectors_of(run, corpus, corpus.items, table, text)
     decoded = vectors.quantizer.decode(vectors.quantizer.encode(text))
     distance = np.square(text - decoded).sum(1)
     spread = np.square(text[:48] - text[:48].mean(0)).sum(1).mean()

@@ -195,3 +195,34 @@ def test_a_photo_that_is_none_is_told(run: Path, log: Path, tmp_path: Path) -> N
     line = told(onesearch("quantize", "--run", run, "--photo", log / "items.jsonl"))
     assert "items.jsonl: not a readable picture" in line
     assert "no such file" in told(onesearch("quantize", "--run", run, "--photo", log / "absent.png"))
+
+
+@needs_texts
+def test_added_items_are_encoded_from_their_pictures_and_nothing_moves(run: Path, log: Path, tmp_path: Path) -> None:
+    method, vit = tmp_path / "pictures.yaml", tiny_vit(tmp_path / "vit")
+    method.write_text(METHOD)
+    write_log(log, {"warm": ["photos/red.png", "photos/rose.png"], "cold": ["photos/blue.png"]})
+    for step in (
+        ("prepare", "--source", "jsonl", "--path", log),
+        ("embed", "--image-encoder", vit),
+        ("quantize", "--method", method),
+    ):
+        assert onesearch(*step, "--run", run).exit_code == 0
+    before, vectors = SidTable.load(run / "sid"), load_views(run / "embeddings/views").vectors
+    new = tmp_path / "new.jsonl"
+    new.write_text(json.dumps({"item_id": "bare too", "title": "no picture"}) + "\n")
+    assert "1 items have no picture, the first: 'bare too'" in told(onesearch("quantize", "--run", run, "--add", new))
+    twin = {"item_id": "twin", "title": "new thing", "images": ["photos/rose.png", "photos/red.png"]}
+    rows = [twin, {"item_id": "marine", "title": "new thing", "images": ["photos/navy.png"]}]
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    added = onesearch("quantize", "--run", run, "--add", new, "--json")
+    assert added.exit_code == 0, added.output
+    after, views = SidTable.load(run / "sid"), load_views(run / "embeddings/views")
+    np.testing.assert_array_equal(after.codes[:2], before.codes)
+    np.testing.assert_array_equal(views.vectors[:3], vectors)
+    assert views.offsets.tolist() == [0, 2, 3, 5, 6]
+    np.testing.assert_array_equal(after.codes[2, :2], before.codes[0, :2], "the same pictures, the same learned codes")
+    for step in ("embed", "quantize"):
+        assert "already done" in onesearch(step, "--run", run).stderr
+    report = json.loads(onesearch("quantize", "--run", run, "--refit", "--json").stdout)
+    assert (report["version"], report["items"]) == (3, 4)

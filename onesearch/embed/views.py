@@ -130,11 +130,16 @@ def pictures_checksum(images: Sequence[Sequence[str] | None], root: Path | str) 
     return hashlib.sha256(files.stamps("skip").tobytes() + files.offsets.tobytes()).hexdigest()
 
 
+def paths_of(images: Sequence[Sequence[str] | None], root: Path | str) -> list[str]:
+    """(V) the files of N items, relative paths from `root`."""
+    return [str(Path(root, image)) if "://" not in image else image for views in images for image in views or ()]
+
+
 class _Files:
     """The V files that N items name."""
 
     def __init__(self, images: Sequence[Sequence[str] | None], root: Path, items: Sequence[str] | None) -> None:
-        self.paths = [str(root / image) if "://" not in image else image for views in images for image in views or ()]
+        self.paths = paths_of(images, root)
         self.offsets = np.cumsum([0, *(len(views or ()) for views in images)], dtype=np.int64)
         self._items = items
 
