@@ -265,7 +265,7 @@ def _with(run: Run, **setting: str) -> Run:
 
 
 def _print_sid(folder: Path, query: str | None, photo: Path | None, as_json: bool) -> None:
-    from onesearch.semantic_ids import photo_semantic_id, query_semantic_id
+    from onesearch.landing import photo_semantic_id, query_semantic_id
 
     answer = query_semantic_id(folder, query or "") if photo is None else photo_semantic_id(folder, photo)
     if as_json:

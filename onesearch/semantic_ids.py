@@ -1,4 +1,4 @@
-"""From a run's vectors to semantic IDs of its items, and from a query to the semantic ID it would have.
+"""From a run's vectors to semantic IDs of its items.
 
 OneSearch (https://arxiv.org/abs/2509.03236) fits its codebooks on queries and items together, and a query has a
 semantic ID like an item (`queries` of `Method`). Ours: codebooks see each distinct vector once, and at most as many
@@ -30,9 +30,9 @@ from onesearch.errors import UserError
 from onesearch.files import atomic_path, read_json, write_json
 from onesearch.methods import Method, find_method
 from onesearch.run import Run, stamps
-from onesearch.sid import SidTable, sid_token
+from onesearch.sid import SidTable
 from quantizers.metrics import independent_coding_rate, reconstruction_error
-from quantizers.quantizer import Quantizer, load_quantizer
+from quantizers.quantizer import Quantizer
 from quantizers.uniqueness import append_rank_level
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def make_semantic_ids(run: Run) -> None:
     by_popularity = np.argsort(np.argsort(-popularity, kind="stable"), kind="stable").astype(np.int32)
     codes, sizes = fitted.codes, tuple(fitted.quantizer.level_sizes)
     if method.last_level is not None:
-        with _told("last_level"):
+        with told("last_level"):
             codes = append_rank_level(codes, by_popularity, method.last_level)
         sizes = (*sizes, method.last_level)
     SidTable(corpus.items["item_id"], codes, sizes, by_popularity).after(folder).save(folder)
@@ -93,25 +93,6 @@ def make_semantic_ids(run: Run) -> None:
         else:
             write_json(path / "pictures.json", {"image_encoder": fitted.recipe})
     _write_usage(folder / "usage.json", fitted, codes, sizes)
-
-
-def query_semantic_id(run_folder: Path, query: str) -> dict[str, Any]:
-    """The semantic ID of a query: `query`, `sid` as text, `codes`, and the `keywords` that were found in it.
-
-    Raises:
-        UserError: there are no semantic IDs yet, they are of pictures, or the query is blank.
-    """
-    if not query.strip():
-        raise UserError("a blank query has no semantic ID", place="--query", remedy='--query "cold cereal"')
-    folder = _folder_of(run_folder)
-    if of_pictures(folder):
-        remedy = "ask with --photo FILE, or use `views: searches` or another method"
-        raise UserError("these semantic IDs are of pictures, a query is a text", place=folder, remedy=remedy)
-    recipe = Recipe.load(folder / "recipe")
-    answer = {"query": query, **_semantic_id(folder, recipe.of_queries([query]))}
-    if recipe.keywords is not None:
-        answer["keywords"] = [recipe.keywords.texts[number] for number in recipe.keywords.find([query]).keyword]
-    return answer
 
 
 def text_quantizer(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> tuple[Quantizer, NDArray[np.float32]] | None:
@@ -128,40 +109,10 @@ def text_quantizer(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> tuple[Q
     return quantizer, _item_vectors(run, Recipe.load(folder / "recipe"), corpus, split)
 
 
-def photo_semantic_id(run_folder: Path, photo: Path) -> dict[str, Any]:
-    """The semantic ID that a photo lands on: `photo`, `sid` as text, `codes`.
-
-    Raises:
-        UserError: there are no semantic IDs yet, they are of texts, or the file is no picture.
-    """
-    from onesearch.embed.image import load_image_encoder
-
-    folder = _folder_of(run_folder)
-    if not of_pictures(folder):
-        remedy = "ask with --query TEXT, or quantize pictures: `--method configs/quantizers/vrq-pictures.yaml`"
-        raise UserError("these semantic IDs are of texts, a photo is a picture", place=folder, remedy=remedy)
-    encoder = load_image_encoder(read_json(folder / "recipe/pictures.json")["image_encoder"])
-    return {"photo": str(photo), **_semantic_id(folder, encoder.encode([photo]))}
-
-
-def _folder_of(run_folder: Path) -> Path:
-    folder = run_folder / "sid"
-    if not (folder / "quantizer").exists():
-        raise UserError("no semantic IDs here yet", place=folder, remedy=f"run `onesearch quantize --run {run_folder}`")
-    return folder
-
-
 def of_pictures(folder: Path) -> bool:
     """Whether the semantic IDs in a folder are of pictures."""
     about = folder / "recipe/method.json"
     return about.exists() and read_json(about)["views"] == "pictures"
-
-
-def _semantic_id(folder: Path, vector: NDArray[np.float32]) -> dict[str, Any]:
-    """(1, D) -> `sid` and `codes`."""
-    with _told(folder / "quantizer", "run `onesearch quantize` again"):
-        codes = load_quantizer(folder / "quantizer").encode(vector)[0].tolist()
-    return {"sid": "".join(sid_token(level, code) for level, code in enumerate(codes)), "codes": codes}
 
 
 def method_inputs(run: Run) -> dict[str, Any]:
@@ -304,7 +255,7 @@ def _learn(quantizer: Any, method: Method, *given: NDArray[Any]) -> None:
     before = fitting.level
     fitting.setLevel(logging.ERROR)
     try:
-        with _told(f"method {method.name}"):
+        with told(f"method {method.name}"):
             quantizer.fit(*given)
     finally:
         fitting.setLevel(before)
@@ -335,7 +286,7 @@ def _write_usage(path: Path, fitted: Fitted, codes: NDArray[np.int32], sizes: Se
 
 
 @contextmanager
-def _told(place: object, remedy: str | None = None) -> Iterator[None]:
+def told(place: object, remedy: str | None = None) -> Iterator[None]:
     """What a quantizer finds wrong with vectors, sizes or files, as a mistake of the user with its place."""
     try:
         yield
