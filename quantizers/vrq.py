@@ -9,7 +9,9 @@ its description:
     z_p                  the item: the mean of its views' z, brought back to length 1
     c_l, l <= S          residual k-means of z_p; at level 1 of (z_p, category), a category being a direction of its own
     r = x_p - sum_l V_l[c_l]    what the shallow codes leave of the item's mean view; V_l is the (shrunk) mean residual
-    c_l, l > S           residual k-means of R r, the last level balanced; R makes r equally long in all directions
+    c_l, l > S           residual k-means of R r, the last level balanced; R makes r equally long in all directions, and
+                         centroids are those of R r less its (shrunk) mean over items of equal shallow codes, so that
+                         they lie where such items differ
     tail                 optimized product quantization of what all of these leave of the item's mean view
 
 A query is one view and has no category, so no code is chosen by it: it only decides which items make a centroid.
@@ -34,6 +36,7 @@ from numpy.typing import NDArray
 from quantizers.codebooks import encode_residuals, find_codebooks, find_used_sizes, name_codebooks, sum_codes
 from quantizers.folder import saved, write_folder
 from quantizers.kmeans import balanced_kmeans, kmeans
+from quantizers.metrics import prefix_ids
 from quantizers.nearest import nearest
 from quantizers.network import Layers, apply_layers, find_layers, name_layers
 from quantizers.parallel import one_openmp_thread
@@ -44,7 +47,7 @@ from quantizers.shared_prefixes import Sample, distinct_projection, draw_product
 _SETTINGS: Final = ("shallow", "tail", "category_weight", "seed")
 _ITERATIONS: Final = 25  # of k-means
 _POINTS_PER_CODE: Final = 256
-_PRIOR: Final = 0.5  # products at the mean of all that each shallow code is thought to have besides its own
+_PRIOR: Final = 0.5  # products at the mean of all that each code and each cell is thought to have besides its own
 _CATEGORIES: Final = 128  # dimensions, at most, in which categories are directions of their own
 
 
@@ -235,29 +238,32 @@ class VRQ:
         z = _unit(sums_by(sample.product, self._project(sample.views), products)).astype(np.float32)
         left = sample.means().astype(np.float32)
         self.codebooks, self._values, self._prices = [], [], []
+        cell = np.zeros(products, np.int64)  # of items with equal codes so far
         for level in range(self.shallow):
             told = np.concatenate([z, self._categories(z, sample.category)], axis=1) if level == 0 else z
             centroids = kmeans(told, self.level_sizes[level], _ITERATIONS, self.seed + level)
             book = np.ascontiguousarray(centroids[:, :width])
             code = nearest(z, book).astype(np.int64)
-            mass = np.bincount(code, minlength=len(book)) + _PRIOR
-            value = (sums_by(code, left, len(book)) / mass[:, None]).astype(np.float32)
+            value = _shrunk_means(code, left, len(book))
             z, left = z - book[code], left - value[code]
+            cell = prefix_ids(np.column_stack([cell, code]))[:, -1]
             self._keep(book, value)
-        self._fit_deep(left)
+        self._fit_deep(left, cell)
 
-    def _fit_deep(self, left: NDArray[np.float32]) -> None:
-        """The levels and the tail that code (P, D) what shallow levels leave."""
-        projection, back = distinct_projection(left)
+    def _fit_deep(self, left: NDArray[np.float32], cell: NDArray[np.int64]) -> None:
+        """The levels and the tail that code (P, D) what shallow levels leave, (P,) whose codes make the cells."""
+        projection = distinct_projection(left)
         self._distinct = [(projection, np.zeros(len(projection), np.float32))]
         even = apply_layers(self._distinct, left)
         for level in range(self.shallow, self._levels):
             size, seed = self.level_sizes[level], self.seed + level
+            apart = even - _shrunk_means(cell, even, int(cell.max()) + 1)[cell]
             if level + 1 < self._levels:
-                book, prices = kmeans(even, size, _ITERATIONS, seed), None
+                book, prices = kmeans(apart, size, _ITERATIONS, seed), None
             else:
-                book, prices = balanced_kmeans(even, size, 1.0, _ITERATIONS, seed)
-            code, value = nearest(even, book, prices), (book @ back.T).astype(np.float32)
+                book, prices = balanced_kmeans(apart, size, 1.0, _ITERATIONS, seed)
+            code = nearest(even, book, prices).astype(np.int64)
+            value = _shrunk_means(code, left, len(book))
             even, left = even - book[code], left - value[code]
             self._keep(book, value, prices)
         if self.tail:
@@ -285,6 +291,13 @@ class VRQ:
         beside = np.zeros((len(z), directions.shape[1]), np.float32)
         beside[known] = (self.category_weight * np.sqrt(spread) * directions)[of_item]
         return beside
+
+
+def _shrunk_means(group: NDArray[np.int64], x: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
+    """(P,) groups in 0..G-1, (P, D) -> (G, D) the mean of each group and of `_PRIOR` zeros."""
+    mass = np.bincount(group, minlength=groups) + _PRIOR
+    means: NDArray[np.float32] = (sums_by(group, x, groups) / mass[:, None]).astype(np.float32)
+    return means
 
 
 def _unit(z: NDArray[np.float64]) -> NDArray[np.float64]:

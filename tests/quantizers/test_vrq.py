@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from quantizers import ResidualKMeans, independent_coding_rate, level_entropy, reconstruction_error
+from quantizers.nearest import nearest
+from quantizers.network import apply_layers
 from quantizers.rows import Centre
 from quantizers.shared_prefixes import (
     DISTINCT_FLOOR,
@@ -165,7 +167,7 @@ def test_the_shared_projection_by_hand() -> None:
     scatter = np.array([4 * 0.1**2, 4 * 2.0**2]) / (8 - 2)
     noise = (1 - SHRINKAGE) * scatter + SHRINKAGE * scatter.mean()  # what a view's variance is taken to be
     between = (1 - scatter[0] / 4) / noise[0]
-    expected = between / (between + 1) / np.sqrt(noise[0])
+    expected = (between / (between + 1)) ** 2 / np.sqrt(noise[0])
     projection = shared_projection(sample)
     np.testing.assert_allclose(np.abs(projection[-1]), [expected, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(projection[:-1], 0, atol=1e-6)  # products do not differ along the second axis
@@ -179,16 +181,27 @@ def test_where_no_product_has_two_views_the_directions_keep_their_angles() -> No
     assert np.abs(projection @ projection.T * alike - np.eye(3)).max() < 0.01
 
 
-def test_the_distinct_projection_makes_what_is_left_equally_long_and_back() -> None:
+def test_deep_codes_lie_where_items_of_equal_shallow_codes_differ() -> None:
+    """Forty pairs: which pair it is shows along the first axis, and more than which of the two along the second."""
+    rng = np.random.default_rng(0)
+    pair = np.repeat(np.arange(40), 2)
+    apart = 0.2 * rng.standard_normal((40, 1))[pair] * np.tile([[-1], [1]], (40, 1))
+    left = np.concatenate([rng.choice([-5, 5], (40, 1))[pair], apart], axis=1).astype(np.float32)
+    learned = VRQ((2, 2), shallow=1)
+    learned._fit_deep(left, pair)
+    code = nearest(apply_layers(learned._distinct, left), learned.codebooks[0])
+    assert (code[0::2] != code[1::2]).all()
+
+
+def test_the_distinct_projection_makes_what_is_left_equally_long() -> None:
     rng = np.random.default_rng(0)
     left = (rng.standard_normal((4000, 5)) * [10, 8, 4, 2, 1]).astype(np.float32)
-    projection, back = distinct_projection(left)
-    np.testing.assert_allclose(back @ projection, np.eye(5), atol=1e-5)
+    projection = distinct_projection(left)
     variance = np.square(left @ projection.T).mean(axis=0)
     assert (variance[:-1] < variance[1:]).all()  # the floor counts most where there is least
     top = np.linalg.eigvalsh(left.T.astype(np.float64) @ left / len(left))
     np.testing.assert_allclose(variance, top / (top + DISTINCT_FLOOR * top[-1]), rtol=1e-3)
-    assert np.isfinite(distinct_projection(np.zeros((3, 2), np.float32))[1]).all()
+    assert np.isfinite(distinct_projection(np.zeros((3, 2), np.float32))).all()
 
 
 def test_products_are_drawn_with_all_their_views(monkeypatch: pytest.MonkeyPatch) -> None:
