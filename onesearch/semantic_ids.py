@@ -32,7 +32,7 @@ from onesearch.methods import Method, find_method
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from quantizers.metrics import independent_coding_rate, reconstruction_error
-from quantizers.quantizer import Quantizer
+from quantizers.quantizer import Quantizer, load_quantizer
 from quantizers.uniqueness import append_rank_level
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def text_quantizer(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> tuple[Q
     folder = run.folder / "sid"
     if not (folder / "quantizer").exists() or not (folder / "recipe/recipe.json").exists():
         return None
-    with _told(folder / "quantizer", "run `onesearch quantize` again"):
+    with told(folder / "quantizer", "run `onesearch quantize` again"):
         quantizer = load_quantizer(folder / "quantizer")
     return quantizer, _item_vectors(run, Recipe.load(folder / "recipe"), corpus, split)
 
