@@ -15,8 +15,12 @@ from transformers import (
     BertConfig,
     EncoderDecoderConfig,
     EncoderDecoderModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -33,9 +37,12 @@ TEXT = 20
 
 BEGIN = 2
 WINDOW = 5
-"""Places that an attention layer of the family "mistral" sees."""
+"""Places that an attention layer of the family "mistral" sees, and every other of "gemma2" and "gpt-oss"."""
 
-CAUSAL = ("llama", "qwen3", "gpt2", "mistral")
+CAPPED = ("gemma2", "gpt-oss")
+"""Scores are bent, or there are sinks."""
+
+CAUSAL = ("llama", "qwen3", "gpt2", "mistral", *CAPPED)
 SEQ2SEQ = ("bart", "t5", "t5-untied", "bert")
 FAMILIES = CAUSAL + SEQ2SEQ
 
@@ -55,6 +62,12 @@ def random_model(family: str, sizes: tuple[int, ...]) -> PreTrainedModel:
         model = Qwen3ForCausalLM(Qwen3Config(**decoder, head_dim=4, tie_word_embeddings=True))
     elif family == "mistral":
         model = MistralForCausalLM(MistralConfig(**decoder, sliding_window=WINDOW))
+    elif family == "gemma2":
+        bent = {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 4}
+        model = Gemma2ForCausalLM(Gemma2Config(**decoder, head_dim=4, sliding_window=WINDOW, **bent))
+    elif family == "gpt-oss":
+        experts = {"num_local_experts": 3, "num_experts_per_tok": 2, "rope_parameters": {"rope_type": "default"}}
+        model = GptOssForCausalLM(GptOssConfig(**decoder, head_dim=4, sliding_window=WINDOW, **experts))
     elif family == "gpt2":
         sized = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
         model = GPT2LMHeadModel(GPT2Config(vocab_size=tokens, **sized, **special))
@@ -81,7 +94,7 @@ def random_model(family: str, sizes: tuple[int, ...]) -> PreTrainedModel:
     random = torch.Generator().manual_seed(len(family))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 or "sinks" in name:
                 parameter.normal_(
                     0, 1.5 if "embed" in name or "shared" in name or "wte" in name else 0.5, generator=random
                 )

@@ -1,15 +1,16 @@
 """Attention in which all beams of a request share the context's keys and values.
 
-`transformers` lets any backbone use an attention function by name. Here the queries come from B x K beams, while the
-context's keys and values exist once for each of the B requests: the beams are folded into the query length, so the
-context is neither copied nor projected again.
+`transformers` lets any backbone use an attention function by name. Here the queries are those of K beams of B requests,
+while the context's keys and values exist once for each request, and are neither copied nor projected again.
 
-- Cross-attention: the keys are the context's, and nothing else is attended to.
-- Self-attention of a causal model: the keys that arrive are those of a beam's own few codes; the prompt's come as the
-  argument `shared_prompt`, and one softmax goes over both. Scores are worked on in blocks, so that memory does not grow
-  with beams x prompt length.
+- Cross-attention: queries come from B x K rows and are folded into one of B rows with K queries each. The keys are the
+  context's, and nothing else is attended to.
+- Self-attention of a causal model: the K newest codes of a request come as one row, and do not see each other. Of the
+  prompt, and of the codes before, the argument `shared_past` has the keys and values. Both parts have a softmax of
+  their own; the logarithm of what each sums up to says how much of the whole it is.
 
-Everywhere else this is the library's own scaled-dot-product attention.
+Everywhere else this is the library's own scaled-dot-product attention, with soft-capped scores (Gemma 2) and sinks
+(GPT-OSS) where a model has them.
 """
 
 from __future__ import annotations
@@ -28,22 +29,54 @@ NAME = "shared_context"
 BLOCK = 2**22
 """So many attention scores are held at once, at most."""
 
+Pair = tuple[Tensor, Tensor]
+"""Keys and values."""
+
 
 @dataclass(frozen=True)
-class SharedPrompt:
-    """The keys and values of B prompts, once each.
+class Step:
+    """A code that all beams have read.
 
     Attributes:
-        keys, values: per layer (B, heads, S, d), the places of a prompt first.
-        length: (B,) int64 places used. bias: (B, 1, S) float, 0 where a place is used, otherwise -inf.
-        attended: the layers that looked at it, filled in by the attention function.
+        pairs: per layer keys and values (B, K', heads, d) of the K' beams that there were then.
+        row: (B * K) int64 the row, from 0 to B * K' - 1, of the beam that each of today's K beams was then.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    pairs: tuple[Pair, ...]
+    row: Tensor
+
+    def picked(self, layer: int) -> Pair:
+        """Keys and values (B, K, heads, d) of today's beams."""
+        keys, values = (one.flatten(0, 1).index_select(0, self.row) for one in self.pairs[layer])
+        batch = len(self.pairs[layer][0])
+        return keys.unflatten(0, (batch, -1)), values.unflatten(0, (batch, -1))
+
+
+@dataclass(frozen=True)
+class SharedPast:
+    """What beams attend to besides their newest code.
+
+    Attributes:
+        prompt: per layer keys and values (B, heads, S, d), the places of a prompt first.
+        length: (B,) int64 places used.
+        steps: the codes before the newest.
+        new: per layer keys and values (B, K, heads, d) of the newest code, filled in by the attention function.
+    """
+
+    prompt: tuple[Pair, ...]
     length: Tensor
-    bias: Tensor
-    attended: set[int] = field(default_factory=set)
+    steps: tuple[Step, ...]
+    new: dict[int, Pair] = field(default_factory=dict)
+
+    def bias(self, places: int, window: int | None, like: Tensor) -> Tensor:
+        """(B, 1, 1, S) what is added to the scores of the prompt: 0 where a place is seen, elsewhere a number so low
+        that nothing is left of it, but finite, as the window may have left the prompt."""
+        place = torch.arange(places, device=self.length.device)
+        unseen = place >= self.length.unsqueeze(1)
+        if window is not None:  # the newest code is one of the window's places
+            unseen |= place + window <= (self.length + len(self.steps)).unsqueeze(1)
+        bias = torch.zeros(unseen.shape, dtype=like.dtype, device=like.device)
+        return bias.masked_fill(unseen, torch.finfo(like.dtype).min / 2)[:, None, None]
 
 
 def shared_context_attention(
@@ -54,21 +87,28 @@ def shared_context_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    shared_prompt: SharedPrompt | None = None,
+    shared_past: SharedPast | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend from (B * K, heads, T, d) queries to (B, heads, S, d) keys and values.
 
-    With `shared_prompt`, T is 1, and keys and values are the (B * K, heads, t, d) of the beams' own t codes.
+    With `shared_past`, queries, keys and values are the (B, heads, K, d) of the newest code of every beam.
 
     Args:
-        attention_mask: broadcastable to (B, 1, 1, S) where K > 1; not looked at with `shared_prompt`.
+        attention_mask: broadcastable to (B, 1, 1, S) where K > 1; not looked at with `shared_past`.
+        softcap: scores are bent to stay between minus this and this. s_aux: (heads,) sinks, a score each that takes
+            its part of the softmax and gives nothing.
 
     Returns:
-        (B * K, T, heads, d), and None for the weights.
+        (B * K, T, heads, d), or with `shared_past` (B, K, heads, d), and None for the weights.
     """
-    if shared_prompt is not None:
-        return _attend_prompt(module, query, key, value, scaling, shared_prompt, **kwargs), None
+    if shared_past is not None:
+        window: int | None = kwargs.get("sliding_window")
+        return _attend_shared(module, query, key, value, scaling, shared_past, softcap, s_aux, window), None
+    if softcap is not None or s_aux is not None:
+        return _attend_capped(query, key, value, attention_mask, scaling, softcap, s_aux), None
     batch = key.shape[0]
     if query.shape[0] == batch:
         return sdpa_attention_forward(
@@ -83,66 +123,100 @@ def shared_context_attention(
     return out.reshape(batch * beams, length, heads, width), None
 
 
-def _attend_prompt(
+def _attend_shared(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     scaling: float | None,
-    shared: SharedPrompt,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
+    shared: SharedPast,
+    softcap: float | None,
+    sinks: Tensor | None,
+    window: int | None,
 ) -> Tensor:
-    """(B * K, 1, heads, d) of one query a beam: one softmax over the prompt's places and the beam's own."""
-    if softcap is not None or kwargs.get("s_aux") is not None:
-        raise ValueError("attention with soft-capped scores or sinks is not shared between beams")
+    """(B, K, heads, d): the prompt's places, the codes before and the newest one, under one softmax."""
     layer: int = module.layer_idx  # type: ignore[assignment]
-    shared.attended.add(layer)
-    prompt_key, prompt_value = shared.keys[layer], shared.values[layer]
-    batch, groups, places, width = prompt_key.shape
-    rows, heads = query.shape[:2]
-    beams, each, own = rows // batch, heads // groups, key.shape[2]
+    prompt_key, prompt_value = shared.prompt[layer]
+    (batch, _, beams, width), groups = query.shape, key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
-    # Queries of one key head together: (B, K, groups, heads a group, d)
-    query = query.view(batch, beams, groups, each, width) * scale
-    key, value = (one.view(batch, beams, groups, own, -1) for one in (key, value))
-    bias = shared.bias
-    if sliding_window is not None:  # the newest own code is one of the window's places
-        place = torch.arange(places, device=bias.device)
-        outside = place + sliding_window <= (shared.length + own - 1).unsqueeze(-1)
-        bias = bias.masked_fill(outside.unsqueeze(1), -torch.inf)
-        key, value = key[..., -sliding_window:, :], value[..., -sliding_window:, :]
-    bias = bias.to(query.dtype).unsqueeze(1).expand(batch, groups, 1, places).reshape(batch * groups, 1, places)
-    transposed, flat_value = prompt_key.flatten(0, 1).transpose(1, 2), prompt_value.flatten(0, 1)
-    size = max(1, BLOCK // (batch * heads * places))
-    out = [
-        _block(query[:, part], key[:, part], value[:, part], transposed, flat_value, bias)
-        for part in (slice(start, start + size) for start in range(0, beams, size))
-    ]
-    return (out[0] if len(out) == 1 else torch.cat(out, 1)).reshape(rows, 1, heads, -1)
+    # Queries of one key head together: (B, groups, K * heads a group, d)
+    folded = query.view(batch, groups, -1, beams, width).transpose(2, 3).flatten(2, 3)
+    bias = shared.bias(prompt_key.shape[2], window, query)
+    out, total = _weighed(folded, prompt_key, prompt_value, bias, scale, softcap)
+    out = out.unflatten(2, (beams, -1)).transpose(1, 2)  # (B, K, groups, heads a group, d)
+    total = total.unflatten(2, (beams, -1)).transpose(1, 2)
+
+    shared.new[layer] = key.transpose(1, 2), value.transpose(1, 2)
+    pairs = [*(step.picked(layer) for step in shared.steps), shared.new[layer]][-(window or 0) :]
+    query = query.transpose(1, 2).unflatten(2, (groups, -1))
+    scores = [_capped((query * keys.unsqueeze(3)).sum(-1) * scale, softcap) for keys, _ in pairs]
+    if sinks is not None:
+        scores.append(sinks.view(groups, -1).expand_as(total))
+    weight = torch.stack([total, *scores], -1).softmax(-1).to(value.dtype)
+    out = out * weight[..., :1]
+    for place, (_, values) in enumerate(pairs, 1):
+        out = out.addcmul_(values.unsqueeze(3), weight[..., place, None])
+    return out.flatten(2, 3)
 
 
-def _block(query: Tensor, key: Tensor, value: Tensor, prompt_key: Tensor, prompt_value: Tensor, bias: Tensor) -> Tensor:
-    """Attention of some of the beams.
-
-    Args:
-        query: (B, k, g, e, d). key, value: (B, k, g, t, d). bias: (B * g, 1, S).
-        prompt_key: (B * g, d, S). prompt_value: (B * g, S, d).
+def _weighed(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of queries (B, heads, Q, d) to keys (B, heads, S, d), of which `bias` is broadcastable to (B, 1, Q, S).
 
     Returns:
-        (B, k, g, e, d).
+        (B, heads, Q, d), and (B, heads, Q) float32 the log of the sum of exp(score).
     """
-    batch, beams, groups, each, width = query.shape
-    folded = query.transpose(1, 2).reshape(batch * groups, beams * each, width)
-    prompt_score = torch.baddbmm(bias, folded, prompt_key)  # (B * g, k * e, S)
-    own_score = query @ key.transpose(-1, -2)  # (B, k, g, e, t)
-    own_score = own_score.transpose(1, 2).reshape(batch * groups, beams * each, -1)
-    weight = torch.cat([prompt_score, own_score], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
-    places = prompt_score.shape[-1]
-    out = torch.bmm(weight[..., :places], prompt_value).view(batch, groups, beams, each, -1).transpose(1, 2)
-    own_weight = weight[..., places:].reshape(batch, groups, beams, each, -1).transpose(1, 2)
-    return out + (own_weight.unsqueeze(-1) * value.unsqueeze(-3)).sum(-2)
+    if query.device.type == "cpu" and softcap is None and query.shape[-1] == value.shape[-1]:
+        # What scaled_dot_product_attention calls here, which does not tell the sums.
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, total = flash(query, key, value, attn_mask=bias.expand(-1, -1, query.shape[2], -1), scale=scale)
+        return out, total
+    return _weighed_in_blocks(query, key, value, bias, scale, softcap)
+
+
+def _weighed_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same on any device, so that memory does not grow with Q x S."""
+    size = max(1, BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    bias = bias.expand(-1, -1, query.shape[2], -1)
+    parts = []
+    for start in range(0, query.shape[2], size):
+        rows = slice(start, start + size)
+        score = (_capped(query[:, :, rows] @ key.mT * scale, softcap) + bias[:, :, rows]).float()
+        total = score.logsumexp(-1)
+        parts.append(((score - total.unsqueeze(-1)).exp().to(value.dtype) @ value, total))
+    out, totals = zip(*parts, strict=True)
+    return torch.cat(out, 2), torch.cat(totals, 2)
+
+
+def _attend_capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """(B, T, heads, d) of what the library's scaled-dot-product attention does not know; no mask means causal."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (one.repeat_interleave(groups, 1) for one in (key, value))
+    if mask is None:
+        length, places = query.shape[2], key.shape[2]
+        mask = torch.ones(1, 1, length, places, dtype=torch.bool, device=query.device).tril(places - length)
+    bias = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+    bias = bias.masked_fill(~mask, torch.finfo(query.dtype).min / 2)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out, total = _weighed(query, key, value, bias, scale, softcap)
+    if sinks is not None:
+        out = out * (total - sinks.view(1, -1, 1)).sigmoid().unsqueeze(-1).to(out.dtype)
+    return out.transpose(1, 2)
+
+
+def _capped(score: Tensor, softcap: float | None) -> Tensor:
+    return score if softcap is None else (score / softcap).tanh() * softcap
 
 
 AttentionInterface.register(NAME, shared_context_attention)

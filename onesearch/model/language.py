@@ -20,20 +20,21 @@ from transformers.cache_utils import DynamicLayer
 
 from onesearch.errors import UserError
 from onesearch.model.attention import NAME as SHARED_CONTEXT
-from onesearch.model.attention import SharedPrompt
+from onesearch.model.attention import Pair, SharedPast, Step
 from onesearch.prefix import PrefixIndex
 
-Pairs = tuple[tuple[Tensor, Tensor], ...]
+Pairs = tuple[Pair, ...]
 """Keys and values of each layer."""
 
 
 @dataclass(frozen=True)
 class Beams:
-    """K prefixes of B requests: the states (B, K, D) after them, and the keys and values (B * K, heads, t, d) of their
-    own t tokens, per layer."""
+    """K prefixes of B requests: the states (B, K, D) after them, and the keys and values of their own tokens: for a
+    causal model by step, otherwise per layer (B * K, heads, t, d)."""
 
     hidden: Tensor
-    own: Pairs
+    steps: tuple[Step, ...] = ()
+    own: Pairs = ()
 
 
 @dataclass(frozen=True)
@@ -197,34 +198,28 @@ class CausalLanguageModel(LanguageModel):
         # No token can see the padding, which comes after it, and nobody looks at the states of the padding.
         states = self.model.base_model(input_ids=input_ids, past_key_values=cache, use_cache=True).last_hidden_state
         last = (length - 1).view(-1, 1, 1).expand(-1, 1, states.shape[-1])
-        begin = Beams(states.gather(1, last), ())
+        begin = Beams(states.gather(1, last))
         return Prompt(begin, tuple((one.keys, one.values) for one in cache.layers), length, used[:, None, None])
 
     @torch.inference_mode()
     def step(self, prompt: Prompt, beams: Beams, parent: Tensor, tokens: Tensor) -> Beams:
-        batch, number = tokens.shape
-        own = _picked(beams.own, beams.hidden.shape[1], parent)
-        cache = _cache(own)
-        done = cache.get_seq_length()
-        shared = SharedPrompt(
-            keys=tuple(keys for keys, _ in prompt.shared),
-            values=tuple(values for _, values in prompt.shared),
-            length=prompt.length,
-            bias=torch.zeros_like(prompt.mask[:, 0], dtype=beams.hidden.dtype).masked_fill(
-                ~prompt.mask[:, 0], -torch.inf
-            ),
-        )
+        row = _rows(beams.hidden.shape[1], parent)
+        steps = tuple(Step(one.pairs, one.row.index_select(0, row)) for one in beams.steps)
+        past = SharedPast(prompt.shared, prompt.length, steps)
+        # The K codes of a request come as if they followed each other, but at one position.
         states = self.model.base_model(
-            input_ids=tokens.view(-1, 1),
-            position_ids=(prompt.length + done).repeat_interleave(number, output_size=batch * number).unsqueeze(1),
-            attention_mask=torch.ones(1, 1, 1, done + 1, dtype=torch.bool, device=tokens.device),
-            past_key_values=cache,
-            use_cache=True,
-            shared_prompt=shared,
+            input_ids=tokens,
+            position_ids=(prompt.length + len(steps)).unsqueeze(1),
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device),
+            use_cache=False,
+            shared_past=past,
         ).last_hidden_state
-        if len(shared.attended) != len(prompt.shared):
+        if len(past.new) != len(prompt.shared):
             raise ValueError(f"{type(self.model).__name__} does not pass arguments on to its attention")
-        return Beams(states.view(batch, number, -1), tuple((one.keys, one.values) for one in cache.layers))
+        newest = Step(
+            tuple(past.new[layer] for layer in sorted(past.new)), torch.arange(tokens.numel(), device=tokens.device)
+        )
+        return Beams(states, (*steps, newest))
 
     def _own_logits(self, input_ids: Tensor) -> Tensor:
         return self.model(input_ids=input_ids).logits[:, -1]
@@ -261,7 +256,8 @@ class Seq2SeqLanguageModel(LanguageModel):
     @torch.inference_mode()
     def step(self, prompt: Prompt, beams: Beams, parent: Tensor, tokens: Tensor) -> Beams:
         assert prompt.states is not None
-        own = _picked(beams.own, beams.hidden.shape[1], parent)
+        row = _rows(beams.hidden.shape[1], parent)
+        own = tuple((keys.index_select(0, row), values.index_select(0, row)) for keys, values in beams.own)
         return self._decode(prompt.states, prompt.mask, _cache(prompt.shared), own, tokens)
 
     def _decode(self, states: Tensor, mask: Tensor, cross: DynamicCache, own: Pairs, tokens: Tensor) -> Beams:
@@ -277,7 +273,7 @@ class Seq2SeqLanguageModel(LanguageModel):
             use_cache=True,
         ).last_hidden_state
         kept = tuple((one.keys, one.values) for one in cache.self_attention_cache.layers)
-        return Beams(hidden.view(*tokens.shape, -1), kept)
+        return Beams(hidden.view(*tokens.shape, -1), own=kept)
 
     def _own_logits(self, input_ids: Tensor) -> Tensor:
         begin = torch.full((len(input_ids), 1), self.begin_token, device=input_ids.device)
@@ -340,11 +336,10 @@ def language_model(
     return kind(model, level_start, level_sizes, normalise)
 
 
-def _picked(own: Pairs, beams: int, parent: Tensor) -> Pairs:
-    """Keys and values (B * K, ...) of the beams that parent (B, K') names."""
+def _rows(beams: int, parent: Tensor) -> Tensor:
+    """(B * K') the rows, among B * K of K beams a request, of those that parent (B, K') names."""
     request = torch.arange(len(parent), device=parent.device).unsqueeze(1)
-    row = (request * beams + parent).flatten()
-    return tuple((keys.index_select(0, row), values.index_select(0, row)) for keys, values in own)
+    return (request * beams + parent).flatten()
 
 
 def _cache(pairs: Pairs) -> DynamicCache:

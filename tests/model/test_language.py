@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from language_models import CAUSAL, FAMILIES, SEQ2SEQ, TEXT, level_starts, padded, random_model
-from torch import nn
+from language_models import CAPPED, CAUSAL, FAMILIES, SEQ2SEQ, TEXT, level_starts, padded, random_model
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -18,6 +18,8 @@ from transformers import (
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
 )
 
 from onesearch.errors import UserError
@@ -76,27 +78,24 @@ def test_a_model_whose_attention_does_not_hear_of_the_prompt_is_refused() -> Non
     model = LlamaForCausalLM(LlamaConfig(**SMALL))
     for layer in model.model.layers:
         plain = layer.self_attn.forward
-        layer.self_attn.forward = lambda *args, shared_prompt=None, plain=plain, **kwargs: plain(*args, **kwargs)
+        layer.self_attn.forward = lambda *args, shared_past=None, plain=plain, **kwargs: plain(*args, **kwargs)
     language = language_model(model, level_starts(SIZES), SIZES)
     prompt = language.read(torch.tensor([[3, 4]]))
     with pytest.raises(ValueError, match="does not pass arguments on"):
         language.step(prompt, prompt.begin, torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[20, 21]]))
 
 
-def test_capped_attention_is_refused() -> None:
-    language = language_model(LlamaForCausalLM(LlamaConfig(**SMALL)), level_starts(SIZES), SIZES)
-    prompt = language.read(torch.tensor([[3, 4]]))
-    shared = attention.SharedPrompt(
-        tuple(keys for keys, _ in prompt.shared),
-        tuple(values for _, values in prompt.shared),
-        prompt.length,
-        torch.zeros(1, 1, 2),
-    )
-    module = nn.Module()
-    module.layer_idx = 0  # type: ignore[assignment]
-    query, key = torch.zeros(3, 4, 1, 4), torch.zeros(3, 2, 1, 4)
-    with pytest.raises(ValueError, match="soft-capped"):
-        attention.shared_context_attention(module, query, key, key, None, shared_prompt=shared, softcap=1.0)
+@pytest.mark.parametrize("family", CAPPED)
+def test_soft_caps_and_sinks_are_the_librarys(family: str) -> None:
+    """With and without padding, of a model that reads a prompt by itself; steps are compared with that elsewhere."""
+    model = made(family).model
+    plain = copy.deepcopy(model)
+    plain.set_attn_implementation("eager")
+    tokens, mask = padded([np.arange(3, 15), np.arange(3, 8)])
+    with torch.inference_mode():
+        for inputs in ({"input_ids": tokens[:1]}, {"input_ids": tokens, "attention_mask": mask}):
+            own, expected = (one(**inputs).logits[0] for one in (model, plain))
+            torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,18 +107,36 @@ def test_the_prompt_is_kept_once_a_request(family: str) -> None:
         prompt, prompt.begin, torch.zeros(2, beams, dtype=torch.int64), torch.arange(TEXT, TEXT + 2 * beams).view(2, -1)
     )
     assert state.hidden.shape == (2, beams, 16 if family != "bert" else 8)
-    own = 1 if family in CAUSAL else 2  # the begin token, and a code
-    assert all(keys.shape[0] == 2 * beams and keys.shape[2] == own for keys, _ in state.own)
+    if family in CAUSAL:
+        assert [len(step.pairs) for step in state.steps] == [2]
+        assert all(keys.shape[:2] == (2, beams) for keys, _ in state.steps[0].pairs)
+    else:  # the begin token, and a code
+        assert [keys.shape[0] == 2 * beams and keys.shape[2] == 2 for keys, _ in state.own] == [True, True]
 
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_attention_in_blocks_is_attention(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done where there is no fused attention that tells its sums, three beams at a time."""
     language = made(family)
     prompt = language.read(*padded([np.arange(3, 12), np.array([4, 5])]))
     parent, tokens = torch.zeros(2, 7, dtype=torch.int64), torch.arange(TEXT, TEXT + 14).view(2, 7)
     whole = language.step(prompt, prompt.begin, parent, tokens).hidden
-    monkeypatch.setattr(attention, "BLOCK", 2 * 4 * 9 * 3)  # three beams at a time
+    monkeypatch.setattr(attention, "BLOCK", 2 * 4 * 9 * 3)
+    monkeypatch.setattr(attention, "_weighed", attention._weighed_in_blocks)
     torch.testing.assert_close(language.step(prompt, prompt.begin, parent, tokens).hidden, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_that_has_left_the_prompt() -> None:
+    """Of the newest three codes only; the prompt and the first code are out of sight, and must not matter."""
+    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=2)).eval()
+    language = language_model(model, level_starts(SIZES), SIZES)
+    tokens = torch.tensor([[22, 25, 30]])
+    state = (prompt := language.read(torch.tensor([[3, 4]]))).begin
+    for token in tokens[0]:
+        state = language.step(prompt, state, torch.zeros(1, 1, dtype=torch.int64), token.view(1, 1))
+    with torch.inference_mode():
+        own = model.model(torch.cat([torch.tensor([[3, 4]]), tokens], 1)).last_hidden_state[:, -1:]
+    torch.testing.assert_close(state.hidden, own, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
