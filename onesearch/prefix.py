@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +63,11 @@ class PrefixIndex:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @cached_property
+    def largest(self) -> tuple[int, ...]:
+        """L numbers; the largest code of each level."""
+        return tuple(int(codes.max()) for codes in self.code)
 
     @property
     def nbytes(self) -> int:
@@ -179,13 +185,15 @@ class PrefixIndex:
 
     def to(self, device: torch.device | str) -> PrefixIndex:
         """The same index on another device."""
-        return PrefixIndex(
+        moved = PrefixIndex(
             self.items.to(device),
             tuple(t.to(device) for t in self.code),
             tuple(t.to(device) for t in self.child),
             tuple(t.to(device) for t in self.below),
             self.widest,
         )
+        vars(moved)["largest"] = self.largest  # known here; there it would have to be waited for
+        return moved
 
     def children(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The children of many nodes of one depth at once.

@@ -51,6 +51,12 @@ TASTE_SCALE = 2.0
 SPELLING_POWERS = 3
 """Powers of the coverage that are weighed: first, fourth and sixteenth; high ones tell a full match."""
 
+COUNTED = ("cpu",)
+"""Devices that are asked how many children there are; others would have to be waited for, and look up every place."""
+
+PLACES = 2**18
+"""So many of these are looked up at once."""
+
 LEAST_COVERED = 0.1
 """A query of which no item has this share is compared with it."""
 
@@ -224,12 +230,11 @@ class Generator(PreTrainedModel):
             self.bind(self.catalogue)
         embed = self.backbone.get_input_embeddings()
         filled = slot_codes[..., 0] >= 0
-        starts = torch.tensor(self.level_start, device=slot_codes.device)
         ahead = self.bound.covered_ahead(terms, term_weights)
         best = ahead.amax(-1, keepdim=True).clamp(min=LEAST_COVERED)
         fit = slot_coverage / best
         slot_features = torch.cat([slot_features, fit.unsqueeze(-1), fit.square().square().unsqueeze(-1)], -1)
-        slots = self._summed(slot_codes.clamp(min=0) + starts) + self.slot_features(slot_features)
+        slots = self._summed(self._tokens(slot_codes.clamp(min=0))) + self.slot_features(slot_features)
         # Each request in one piece, empty places last: where its words stand must not depend on its batch.
         parts, places = [slots, embed(query_ids)], [filled, query_mask]
         if self.query_position is not None:
@@ -264,6 +269,10 @@ class Generator(PreTrainedModel):
             loss=loss,
         )
 
+    def _tokens(self, codes: Tensor) -> Tensor:
+        """(..., l) the first l codes of semantic IDs as tokens."""
+        return torch.stack([code + first for code, first in zip(codes.unbind(-1), self.level_start, strict=False)], -1)
+
     def _summed(self, tokens: Tensor) -> Tensor:
         """(..., L) tokens -> (..., D) the sum of their embeddings, without a copy of each."""
         embed = self.backbone.get_input_embeddings()
@@ -282,13 +291,15 @@ class Generator(PreTrainedModel):
         embed = self.backbone.get_input_embeddings()
         batch, beams, length = codes.shape
         begin = torch.full((batch, beams, 1), self.config.begin_token, device=codes.device)
-        starts = torch.tensor(self.level_start[:length], device=codes.device, dtype=torch.int64)
-        tokens = torch.cat([begin, codes + starts], -1).view(batch * beams, length + 1)
+        tokens = (torch.cat([begin, self._tokens(codes)], -1) if length else begin).view(batch * beams, length + 1)
+        # A mask that is given is not asked whether it is needed: a graphics processor would have to answer.
+        causal = torch.ones(1, 1, length + 1, length + 1, dtype=torch.bool, device=codes.device).tril()
         # A fresh self-attention cache: prefixes are a few codes, shorter than the bookkeeping of a beam's past.
         cache = EncoderDecoderCache(DynamicCache(), context.cache.cross_attention_cache)
         cache.is_updated = context.cache.is_updated
         out = self.backbone.get_decoder()(
             inputs_embeds=embed(tokens),
+            attention_mask=causal,
             encoder_hidden_states=context.states,
             encoder_attention_mask=context.mask,
             past_key_values=cache,
@@ -324,22 +335,36 @@ class Generator(PreTrainedModel):
         if depth == 0:
             logit = logit + self._ahead(context, hidden[:, 0]).unsqueeze(1)
             return logit, child, code
-        # Most places are empty: what is known of a child is looked up where there is one.
-        request, beam, place = valid.nonzero(as_tuple=True)
-        row, node = request * nodes.shape[1] + beam, child[request, beam, place]
-        value = logit[request, beam, place]
-        wanted, spelling, prior = (gate.flatten(0, 1) for gate in self._gates(context, depth, hidden))
+        gates = [gate.flatten(0, 1) for gate in self._gates(context, depth, hidden)]
+        if valid.device.type in COUNTED:  # most places are empty
+            place = valid.flatten().nonzero().squeeze(1)
+            value = logit.flatten()[place] + self._known(context, depth, gates, child, place)
+            return torch.full_like(logit, -torch.inf).flatten().index_put((place,), value).view_as(logit), child, code
+        every = torch.arange(child.numel(), device=child.device).split(PLACES)
+        known = torch.cat([self._known(context, depth, gates, child, place) for place in every])
+        return (logit + known.view_as(logit)).masked_fill(~valid, -torch.inf), child, code
+
+    def _known(self, context: Context, depth: int, gates: list[Tensor], child: Tensor, place: Tensor) -> Tensor:
+        """(n,) what content, spelling and popularity add to the logits of some children.
+
+        Args:
+            gates: three of (B * K, V or P or 2). child: (B, K, C) nodes of depth `depth + 1`.
+            place: (n,) which of the B * K * C children.
+        """
+        row, node = place // child.shape[-1], child.flatten()[place]
+        request = row // child.shape[1]
+        wanted, spelling, prior = gates
+        known = torch.zeros(len(node), dtype=wanted.dtype, device=node.device)
         if wanted.shape[1]:
-            value = value + torch.linalg.vecdot(wanted.index_select(0, row), self.bound.content[depth][node])
+            known = known + torch.linalg.vecdot(wanted.index_select(0, row), self.bound.content[depth][node])
         if spelling.shape[1]:
             covered = self.bound.covered(depth, node, context.terms[request], context.term_weights[request])
-            known = torch.stack(powers(covered, SPELLING_POWERS), -1)
-            value = value + torch.linalg.vecdot(spelling.index_select(0, row), known)
+            powered = torch.stack(powers(covered, SPELLING_POWERS), -1)
+            known = known + torch.linalg.vecdot(spelling.index_select(0, row), powered)
         if prior.shape[1]:
             mass = self.bound.log_mass[depth][context.snapshot[request], node]
-            value = value + torch.linalg.vecdot(prior.index_select(0, row), mass)
-        empty = torch.full_like(logit, -torch.inf)
-        return empty.index_put((request, beam, place), value), child, code
+            known = known + torch.linalg.vecdot(prior.index_select(0, row), mass)
+        return known
 
     def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What weighs content (B, K, V), powers of the coverage (B, K, P) and popularity (B, K, 2) at this depth; V, P

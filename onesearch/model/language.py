@@ -110,12 +110,12 @@ class LanguageModel(ABC):
                 f"the catalogue has {index.levels} levels, the model {len(self.level_sizes)}",
                 remedy="use the semantic IDs that the model was trained on",
             )
-        for level, (codes, size) in enumerate(zip(index.code, self.level_sizes, strict=True)):
-            if not codes.is_meta and int(codes.max()) >= size:
+        for level, (largest, size) in enumerate(zip(index.largest, self.level_sizes, strict=True)):
+            if largest >= size:
                 raise UserError(
                     f"the model has {size} codes",
                     place=f"level {level}",
-                    value=int(codes.max()),
+                    value=largest,
                     remedy="use the semantic IDs that the model was trained on",
                 )
 
@@ -132,9 +132,17 @@ class LanguageModel(ABC):
         """
         used = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         length = used.sum(1)
+        if input_ids.shape[1] == 0:
+            raise UserError("empty prompts", remedy="give the query")
         if attention_mask is not None and not input_ids.is_meta:
             input_ids, used = self._trimmed(input_ids, used, length)
-        self._check_length(length, input_ids.shape[1])
+        room = self._room()
+        if room is not None and input_ids.shape[1] > room:
+            raise UserError(
+                f"the prompt has {input_ids.shape[1]} tokens, the model can read {room}",
+                place=f"request {int(length.argmax())}",
+                remedy="leave out the oldest of the history",
+            )
         return self._read(input_ids, used, length)
 
     @abstractmethod
@@ -158,22 +166,12 @@ class LanguageModel(ABC):
         """The most tokens a prompt can have, if there is a limit."""
 
     def _trimmed(self, input_ids: Tensor, used: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens first, padding last, as little as possible."""
-        order = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(int(length.max()), 1)]
-        return input_ids.gather(1, order), used.gather(1, order)
-
-    def _check_length(self, length: Tensor, longest: int) -> None:
-        room = self._room()
-        if length.is_meta:
-            return
-        if int(length.min()) == 0:
+        """Tokens first, padding last, as little as possible; a `UserError` where there are no tokens."""
+        shortest, longest = length.aminmax()
+        if int(shortest) == 0:
             raise UserError("an empty prompt", place=f"request {int(length.argmin())}", remedy="give the query")
-        if room is not None and longest > room:
-            raise UserError(
-                f"the prompt has {longest} tokens, the model can read {room}",
-                place=f"request {int(length.argmax())}",
-                remedy="leave out the oldest of the history",
-            )
+        order = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(longest)]
+        return input_ids.gather(1, order), used.gather(1, order)
 
     def _check_head(self) -> None:
         """A `ValueError` where the rows of the output layer are not all that makes this model's logits."""

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onesearch.allowed import Allowed
 from onesearch.errors import UserError
+from onesearch.model import generator
 from onesearch.model.language import language_model
 from onesearch.prefix import PrefixIndex
 from onesearch.search import (
@@ -121,7 +122,9 @@ def test_every_tensor_of_a_search_is_on_the_models_device(family: str) -> None:
     """On the device "meta", which knows shapes only and refuses tensors of another device."""
     rng = np.random.default_rng(0)
     index = PrefixIndex.build(random_codes(rng, 40, SIZES, False))
-    model = language_model(copy.deepcopy(random_model(family, SIZES)).to("meta"), level_starts(SIZES), SIZES)
+    # GPT-OSS multiplies its experts in bfloat16 only, except on a CPU.
+    moved = copy.deepcopy(random_model(family, SIZES)).to("meta", torch.bfloat16)
+    model = language_model(moved, level_starts(SIZES), SIZES)
     tokens, mask = padded([np.array([3, 4, 5]), np.array([6])])
     scorer = LanguageScorer(model, model.read(tokens.to("meta"), mask.to("meta")), index.to("meta"))
     whole = Allowed.of(index, torch.ones(2, 40, dtype=torch.bool))
@@ -129,3 +132,38 @@ def test_every_tensor_of_a_search_is_on_the_models_device(family: str) -> None:
     with torch.inference_mode():
         found = search(scorer, 5, 3, allowed)
     assert found.items.device.type == "meta" and found.items.shape == found.scores.shape == (2, 3)
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_a_generator_reads_and_is_searched_on_one_device(family: str) -> None:
+    """Likewise, with the ways of a device that must not be waited for: "meta" has no values to look at."""
+    codes = random_codes(np.random.default_rng(0), 40, SIZES, False)
+    model = random_generator(0, codes, SIZES, family)
+    inputs, catalogue = batch(random_batch(np.random.default_rng(0), codes)), model.bound
+    whole = Allowed.of(catalogue.index, torch.ones(3, 40, dtype=torch.bool))
+    model.to("meta").bind(catalogue)
+    scorer = GeneratorScorer(model, model.read(**{name: one.to("meta") for name, one in inputs.items()}))
+    allowed = Allowed(scorer.index, whole.total.to("meta"), whole.row.to("meta"))
+    with torch.inference_mode():
+        found = search(scorer, 5, 3, allowed)
+    assert found.items.device.type == "meta" and found.items.shape == found.scores.shape == (3, 3)
+    with pytest.raises(NotImplementedError):
+        found.items.nonzero()
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_a_generator_scores_every_place_as_it_scores_the_filled_ones(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a graphics processor does, here a few places at a time."""
+    codes = random_codes(np.random.default_rng(1), 40, SIZES, False)
+    model = random_generator(1, codes, SIZES, family)
+    inputs = batch(random_batch(np.random.default_rng(1), codes))
+    expected = beam_search(GeneratorScorer(model, model.read(**inputs)), 8, 40)
+    monkeypatch.setattr(generator, "COUNTED", ())
+    monkeypatch.setattr(generator, "PLACES", 7)
+    scorer = GeneratorScorer(model, model.read(**inputs))
+    with torch.inference_mode(), _NoWaiting():
+        found = search(scorer, 40, 40, None)
+    torch.testing.assert_close(found.items, expected.items)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-5)
