@@ -46,15 +46,14 @@ class Catalogue:
     def build(cls, index: PrefixIndex, counts: Sequence[Tensor], vectors: Tensor, bits: Tensor) -> Catalogue:
         """Sum what is known of the items below every prefix.
 
+        The index may hold a part of the items that something is known of, such as the snapshot of a `LiveIndex`.
+
         Args:
-            counts: P tensors (S, N) of popularity. vectors: (N, V). bits: (N, T / 8) uint8.
+            counts: P tensors (S, M) of popularity. vectors: (M, V). bits: (M, T / 8) uint8; each by item index, M above
+                the largest in the index.
         """
         masses = [index.mass(one) for one in counts]
-        below = index.mass(torch.ones(len(index), dtype=torch.int64))
-        ordered = bits[index.items].numpy()
-        terms = tuple(
-            torch.from_numpy(np.bitwise_or.reduceat(ordered, edges[:-1].numpy())) for edges in index.below[1:]
-        )
+        terms, content = _terms_below(index, bits), _means_below(index, vectors)
         ahead = max(depth for depth, bit in enumerate(terms) if depth == 0 or len(bit) <= AHEAD)
         bits_ahead = np.unpackbits(terms[ahead].numpy(), axis=1, bitorder="little").T
         known = np.flatnonzero(bits_ahead.any(1))
@@ -65,10 +64,7 @@ class Catalogue:
         return cls(
             index=index,
             log_mass=log_mass,
-            content=tuple(
-                (total / count).T.float().contiguous()
-                for total, count in zip(index.mass(vectors.T), below, strict=True)
-            ),
+            content=content,
             terms=terms,
             ahead=ahead,
             ahead_terms=F.pad(torch.from_numpy(bits_ahead[known]).float(), (0, 0, 0, 1)),
@@ -109,3 +105,21 @@ class Catalogue:
         """(B, M_{ahead+1}) the same of every node that the first choice looks ahead to."""
         rows = self.ahead_rows[terms]
         return F.embedding_bag(rows, self.ahead_terms, per_sample_weights=weights, mode="sum")
+
+
+def _terms_below(index: PrefixIndex, bits: Tensor) -> tuple[Tensor, ...]:
+    """L tensors (M_{d+1}, T / 8): of bits (M, T / 8), those that any item below a node has."""
+    words = next(kind for kind in (np.uint64, np.uint32, np.uint16, np.uint8) if bits.shape[1] % kind().nbytes == 0)
+    found = [bits[index.items].numpy().view(words)]
+    for edges in (index.below[-1], *index.child[:0:-1]):  # leaves of their items, then prefixes of their children
+        found.append(np.bitwise_or.reduceat(found[-1], edges[:-1].numpy()))
+    return tuple(torch.from_numpy(level.view(np.uint8)) for level in found[:0:-1])
+
+
+def _means_below(index: PrefixIndex, vectors: Tensor) -> tuple[Tensor, ...]:
+    """L tensors (M_{d+1}, V) float32: the mean of vectors (M, V) over the items below a node."""
+    found = [vectors[index.items].double()]
+    for edges in (index.below[-1], *index.child[:0:-1]):
+        found.append(torch.segment_reduce(found[-1], "sum", offsets=edges.long(), axis=0))
+    counts = (edges.diff().unsqueeze(1) for edges in index.below[1:])
+    return tuple((total / count).float() for total, count in zip(found[:0:-1], counts, strict=True))

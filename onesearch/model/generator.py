@@ -114,6 +114,7 @@ class Context:
     """What the decoder needs of B requests, computed once each.
 
     Attributes:
+        catalogue: that was bound when the requests were read; a search keeps it.
         states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
         slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
         query_vector: (B, V). snapshot: (B,) popularity snapshot.
@@ -122,6 +123,7 @@ class Context:
         loss: () that views add to the training's; None where they add none.
     """
 
+    catalogue: Catalogue
     states: Tensor
     mask: Tensor
     slot_codes: Tensor
@@ -190,7 +192,7 @@ class Generator(PreTrainedModel):
                     level[text:, start : start + taste].fill_diagonal_(TASTE_SCALE)
 
     def bind(self, catalogue: Catalogue) -> Generator:
-        """Set the catalogue that is generated from."""
+        """Set the catalogue that is generated from; requests that were read before keep theirs."""
         self.catalogue = catalogue.to(self.device)
         return self
 
@@ -230,7 +232,8 @@ class Generator(PreTrainedModel):
             self.bind(self.catalogue)
         embed = self.backbone.get_input_embeddings()
         filled = slot_codes[..., 0] >= 0
-        ahead = self.bound.covered_ahead(terms, term_weights)
+        catalogue = self.bound  # once: another thread may bind the next
+        ahead = catalogue.covered_ahead(terms, term_weights)
         best = ahead.amax(-1, keepdim=True).clamp(min=LEAST_COVERED)
         fit = slot_coverage / best
         slot_features = torch.cat([slot_features, fit.unsqueeze(-1), fit.square().square().unsqueeze(-1)], -1)
@@ -255,6 +258,7 @@ class Generator(PreTrainedModel):
         states = self.backbone.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
         bias = self.copy_features(slot_features).masked_fill(~filled.unsqueeze(-1), -torch.inf)
         return Context(
+            catalogue=catalogue,
             states=states,
             mask=mask,
             slot_codes=slot_codes,
@@ -328,7 +332,7 @@ class Generator(PreTrainedModel):
 
     def _plain_logits(self, context: Context, depth: int, hidden: Tensor, nodes: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K, C) of the children without the copy path, -inf in empty places; child nodes; their codes."""
-        child, code, valid = self.bound.index.children(depth, nodes)
+        child, code, valid = context.catalogue.index.children(depth, nodes)
         first, size = self.level_start[depth], self.config.level_sizes[depth]
         table = self.backbone.get_input_embeddings().weight[first : first + size]
         logit = (hidden @ table.T).gather(-1, code)
@@ -356,13 +360,13 @@ class Generator(PreTrainedModel):
         wanted, spelling, prior = gates
         known = torch.zeros(len(node), dtype=wanted.dtype, device=node.device)
         if wanted.shape[1]:
-            known = known + torch.linalg.vecdot(wanted.index_select(0, row), self.bound.content[depth][node])
+            known = known + torch.linalg.vecdot(wanted.index_select(0, row), context.catalogue.content[depth][node])
         if spelling.shape[1]:
-            covered = self.bound.covered(depth, node, context.terms[request], context.term_weights[request])
+            covered = context.catalogue.covered(depth, node, context.terms[request], context.term_weights[request])
             powered = torch.stack(powers(covered, SPELLING_POWERS), -1)
             known = known + torch.linalg.vecdot(spelling.index_select(0, row), powered)
         if prior.shape[1]:
-            mass = self.bound.log_mass[depth][context.snapshot[request], node]
+            mass = context.catalogue.log_mass[depth][context.snapshot[request], node]
             known = known + torch.linalg.vecdot(prior.index_select(0, row), mass)
         return known
 
@@ -390,7 +394,7 @@ class Generator(PreTrainedModel):
             hidden: (B, D) decoder states before the first code.
         """
         wanted, spelling, prior = (gate[:, 0] for gate in self._gates(context, 0, hidden.unsqueeze(1)))
-        return look_ahead(self.bound, context.covered_ahead, context.snapshot, wanted, spelling, prior)
+        return look_ahead(context.catalogue, context.covered_ahead, context.snapshot, wanted, spelling, prior)
 
     def _with_copies(
         self, logit: Tensor, code: Tensor, context: Context, depth: int, hidden: Tensor, following: Tensor
@@ -441,7 +445,7 @@ class Generator(PreTrainedModel):
             views,
         )
         hidden = self.hidden(context, labels[:, None, :-1])
-        path = self.bound.index.nodes(labels)
+        path = context.catalogue.index.nodes(labels)
         nodes = torch.zeros_like(path[0])[:, None]
         following = (slot_codes[..., 0] >= 0)[:, None]
         full, plain = [], []

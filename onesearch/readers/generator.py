@@ -56,13 +56,5 @@ class GeneratorReader:
 def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
     """What is generated from: the items that were not removed. The others stay in histories and in the counts."""
     rows = table.on_sale
-    if len(rows) == len(table.codes):
-        return builder.catalogue(table.index())
-    texts, kept = builder.selector.texts, torch.from_numpy(rows)
-    catalogue = Catalogue.build(
-        PrefixIndex.build(table.codes[rows], table.order[rows]),
-        [torch.from_numpy(one.counts[:, rows]) for one in builder.popularities],
-        torch.from_numpy(builder.item_vectors[rows]),
-        torch.from_numpy(texts.present[rows]),
-    )
-    return replace(catalogue, index=replace(catalogue.index, items=kept[catalogue.index.items]))
+    index = PrefixIndex.build(table.codes[rows], table.order[rows])
+    return builder.catalogue(replace(index, items=torch.from_numpy(rows)[index.items]))

@@ -59,7 +59,7 @@ class GeneratorScorer:
     closed = True
 
     def __init__(self, model: Generator, context: Context) -> None:
-        self.model, self.context, self.index = model, context, model.bound.index
+        self.model, self.context, self.index = model, context, context.catalogue.index
         self.batch, self.device = context.batch, context.states.device
         sizes = model.config.level_sizes
         if self.index.levels != len(sizes):
