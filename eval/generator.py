@@ -13,16 +13,22 @@ from onesearch.retriever import BEAMS, Retriever
 
 
 class GeneratorSystem:
-    """Constrained beam search of a trained run, exactly as `onesearch generate` answers."""
+    """Constrained beam search of a trained run, exactly as `onesearch generate` answers.
+
+    Attributes:
+        exact_share: share of the last requests whose answers are those of scoring every item.
+    """
 
     name = "generator"
 
     def __init__(self, retriever: Retriever) -> None:
         self.retriever = retriever
+        self.exact_share: float | None = None
         self.tuned: dict[str, Any] = {"beams": BEAMS}
 
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        found = self.retriever.rank(requests, k)
+        found = self.retriever.ranked(requests, k)
+        self.exact_share = float(found.exact.mean())
         if isinstance(self.retriever.reader, GeneratorReader):
             self.retriever.reader.builder.views.room.report("evaluation")
-        return found
+        return found.items, found.scores

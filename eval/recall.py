@@ -80,10 +80,12 @@ def evaluate_run(folder: Path, progress: Progress = lambda done, total: None) ->
     baselines = fit_baselines(
         corpus, split, valid, encoder, seed=settings.seed, fitted=lambda count: progress(count, steps)
     )
-    systems: list[System] = [*baselines, GeneratorSystem(retriever)]
+    own = GeneratorSystem(retriever)
+    systems: list[System] = [*baselines, own]
     evaluation = evaluate(
         systems, corpus, split, test, seed=settings.seed, ranked=lambda count: progress(BASELINES + count, steps)
     )
+    evaluation.report["exact_share"] = own.exact_share
     write_evaluation(folder / "eval", evaluation, corpus, test)
     return evaluation.report
 

@@ -129,6 +129,7 @@ def _results(results: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "headline": headline(results),
         "queries": results["queries"],
+        "exact_share": results.get("exact_share"),
         "metrics": metrics,
         "systems": systems,
         "kinds": {name: _kind(name, results) for name in systems},

@@ -16,6 +16,7 @@ from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.popularity import DAY
 from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
 from onesearch.errors import UserError
+from onesearch.prefix import PrefixIndex
 from onesearch.readers import Reader, load_reader
 from onesearch.run import Run
 from onesearch.search import beam_search
@@ -70,14 +71,34 @@ class Given:
 @dataclass(frozen=True)
 class Answer:
     """The hits of one request, best first, the purchases the model was given, most relevant first, and a remark: that
-    the user is unknown, that fewer items match the filter than were asked for."""
+    the user is unknown, that fewer items match the filter than were asked for.
+
+    Attributes:
+        exact: whether these are the hits of scoring every item; otherwise an item that the beam did not reach may have
+            a higher score than the last.
+        mass: least and most of the model's probability that the catalogue has, as far as the search has seen; None
+            where probabilities are normalised over the catalogue, which then has all.
+    """
 
     query: str
     user: str | None
     known_user: bool
     hits: list[Hit]
     given: list[Given]
+    exact: bool
+    mass: tuple[float, float] | None
     note: str | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The answers to Q requests: (Q, k) item indices, -1 in empty places, and their scores; (Q,) whether they are those
+    of scoring every item; (Q, 2) the mass of the catalogue, None where it is all."""
+
+    items: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    exact: NDArray[np.bool_]
+    mass: NDArray[np.float32] | None
 
 
 def check_length(query: str, place: str) -> None:
@@ -116,7 +137,13 @@ class Retriever:
     def rank(
         self, requests: Requests, k: int, beams: int = BEAMS, filters: Sequence[Filter] | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores.
+        """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores; the
+        arguments are those of `ranked`."""
+        found = self.ranked(requests, k, beams, filters)
+        return found.items, found.scores
+
+    def ranked(self, requests: Requests, k: int, beams: int = BEAMS, filters: Sequence[Filter] | None = None) -> Ranked:
+        """The k most probable items of Q requests, and what the search knows of them.
 
         Args:
             filters: (Q) what each request asks of its items, checked with `ItemFilters.check`; by default nothing. A
@@ -125,12 +152,14 @@ class Retriever:
         asked = [EVERYTHING] * len(requests) if filters is None else filters
         items = np.full((len(requests), k), -1, np.int32)
         scores = np.full((len(requests), k), -np.inf, np.float32)
+        exact, mass, closed = np.zeros(len(requests), bool), np.ones((len(requests), 2), np.float32), True
         for place in _parts(asked, max(1, FILTER_BYTES // (BYTES_AN_ITEM * len(self.corpus.items)))):
             scorer = self.reader.read(requests.part(place))
-            found = beam_search(scorer, max(beams, k), k, self._allowed(asked[place]))
-            items[place] = found.items.cpu().numpy()
-            scores[place] = found.scores.float().cpu().numpy()
-        return items, scores
+            found = beam_search(scorer, max(beams, k), k, self._allowed(scorer.index, asked[place]))
+            items[place], scores[place] = found.items.cpu().numpy(), found.scores.float().cpu().numpy()
+            exact[place], mass[place] = found.exact.cpu().numpy(), found.mass.cpu().numpy()
+            closed = scorer.closed
+        return Ranked(items, scores, exact, None if closed else mass)
 
     def check(self, request: Request, place: str) -> None:
         """A `UserError` that begins with `place`: for a query of more than MAX_QUERY_CHARACTERS characters, a `where`
@@ -152,21 +181,18 @@ class Retriever:
         for number, request in enumerate(requests, 1):
             self.check(request, place=f"request {number}")
         asked = self._now(requests)
-        items, scores = self.rank(asked, k, filters=[request.filter for request in requests])
+        found = self.ranked(asked, k, filters=[request.filter for request in requests])
         given = self.reader.given(asked)
-        return [
-            self._answer(request, asked, place, items[place], scores[place], given[place])
-            for place, request in enumerate(requests)
-        ]
+        return [self._answer(request, asked, place, found, given[place]) for place, request in enumerate(requests)]
 
-    def _allowed(self, filters: Sequence[Filter]) -> Allowed | None:
+    def _allowed(self, index: PrefixIndex, filters: Sequence[Filter]) -> Allowed | None:
         """The filters of B requests, equal ones once; None where no request has one."""
         rows = {one: row for row, one in enumerate(dict.fromkeys(filters))}
         if rows.keys() <= {EVERYTHING}:
             return None
         device = self.reader.device
         row = torch.tensor([rows[one] for one in filters], device=device)
-        return Allowed.of(self.reader.index, self.filters.masks(list(rows)).to(device), row)
+        return Allowed.of(index, self.filters.masks(list(rows)).to(device), row)
 
     def _now(self, requests: Sequence[Request]) -> Requests:
         """The requests as if asked right after the last event of the log."""
@@ -188,11 +214,10 @@ class Retriever:
         request: Request,
         asked: Requests,
         place: int,
-        items: NDArray[np.int32],
-        scores: NDArray[np.float32],
+        ranked: Ranked,
         events: NDArray[np.int64],
     ) -> Answer:
-        corpus = self.corpus
+        corpus, items, scores = self.corpus, ranked.items[place], ranked.scores[place]
         past = corpus.item[asked.history_start[place] : asked.history_end[place]]
         found = items[items >= 0]
         columns = corpus.items.select("item_id", "title", "brand", "price")
@@ -216,7 +241,9 @@ class Retriever:
             notes.append(f"user {request.user!r} is not in the log: answered without history")
         if request.filter != EVERYTHING and len(hits) < len(items):
             notes.append(_few(len(hits)))
-        return Answer(request.query, request.user, known, hits, given, "; ".join(notes) or None)
+        mass = None if ranked.mass is None else (float(ranked.mass[place, 0]), float(ranked.mass[place, 1]))
+        note = "; ".join(notes) or None
+        return Answer(request.query, request.user, known, hits, given, bool(ranked.exact[place]), mass, note)
 
 
 def _few(matching: int) -> str:

@@ -57,9 +57,28 @@ def answer_table(answer: Mapping[str, Any]) -> Group:
     parts: list[Any] = [title, table if answer["hits"] else Text("  no item fits", "yellow")]
     if answer["note"]:
         parts.append(Text(f"  {answer['note']}", "yellow"))
+    if answer["hits"] and "exact" in answer:  # a run of an earlier version does not say
+        parts.append(Text(f"  {certificate(answer)}", "dim"))
     if answer["given"]:
         parts.append(Padding(given_text(answer["given"]), (0, 0, 0, 2)))
     return Group(*parts)
+
+
+def certificate(answer: Mapping[str, Any]) -> str:
+    """What is certain about an answer.
+
+    >>> certificate({"exact": True, "mass": None})
+    'certain: no other item scores higher'
+    >>> certificate({"exact": False, "mass": (0.911, 0.956)})
+    'not certain: the beam may have missed an item; the catalogue has 91–96 % of all probability'
+    """
+    told = (
+        "certain: no other item scores higher" if answer["exact"] else "not certain: the beam may have missed an item"
+    )
+    if answer["mass"] is None:
+        return told
+    least, most = (f"{100 * one:.0f}" for one in answer["mass"])
+    return f"{told}; the catalogue has {least if least == most else f'{least}–{most}'} % of all probability"
 
 
 def given_text(given: Sequence[Mapping[str, Any]], most: int = 5) -> Text:

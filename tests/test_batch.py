@@ -25,7 +25,8 @@ class Echo:
     def search(self, requests: Sequence[Request], k: int) -> list[Answer]:
         self.sizes.append(len(requests))
         return [
-            Answer(query=one.query, user=one.user, known_user=True, hits=[], given=[], note=str(k)) for one in requests
+            Answer(one.query, one.user, known_user=True, hits=[], given=[], exact=True, mass=None, note=str(k))
+            for one in requests
         ]
 
 

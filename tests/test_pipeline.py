@@ -79,6 +79,7 @@ def check_results(run: Path) -> None:
         for value in metrics.values():
             assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
     mean = {system: metrics["mrr@10"]["mean"] for system, metrics in found["systems"].items()}
+    assert 0 <= found["exact_share"] <= 1
     assert found["strongest_baseline"] == max(SYSTEMS - {"generator"}, key=lambda system: mean[system])
     assert mean["generator"] > 5 * mean["popularity"], "even this little training finds what is meant"
     assert {"query", "spelling", "purchase", "item"} <= set(found["slices"])

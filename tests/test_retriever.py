@@ -121,6 +121,21 @@ def test_generate_prints_a_table_and_json(trained_run: Path, retriever: Retrieve
     assert [hit["item_id"] for hit in answer["hits"]] == ids(expected)
     assert answer["known_user"] is True and answer["given"][0]["times"] == expected.given[0].times
     assert expected.hits[0].title in shown.stdout
+    assert (answer["exact"], answer["mass"]) == (expected.exact, None), (
+        "the generator's probabilities are the catalogue's"
+    )
+    assert ("no other item scores higher" in shown.stdout) == expected.exact
+
+
+def test_answers_that_are_said_to_be_exact_are_those_of_scoring_every_item(retriever: Retriever) -> None:
+    corpus = retriever.corpus
+    requests = sample_requests(corpus, make_split(corpus), TEST, 60, seed=0)
+    every = retriever.ranked(requests, 2, beams=len(corpus.items))
+    narrow = retriever.ranked(requests, 2, beams=1)
+    assert every.exact.all() and every.mass is None
+    assert narrow.exact.any() and not narrow.exact.all(), "both occur"
+    np.testing.assert_array_equal(narrow.items[narrow.exact], every.items[narrow.exact])
+    np.testing.assert_allclose(narrow.scores[narrow.exact], every.scores[narrow.exact], atol=1e-4)
 
 
 def test_generate_streams_a_file(trained_run: Path, retriever: Retriever, tmp_path: Path) -> None:

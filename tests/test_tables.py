@@ -34,6 +34,8 @@ ANSWER: dict[str, Any] = {
     "query": "cold [bold]cereal",
     "user": "1001",
     "known_user": True,
+    "exact": True,
+    "mass": None,
     "note": None,
     "hits": [
         {

@@ -26,6 +26,7 @@ def results(low: float = 0.01, high: float = 0.03) -> dict[str, Any]:
     sliced = {name: dict.fromkeys(metrics, value) for name, value in systems.items()}
     return {
         "queries": 1234,
+        "exact_share": 0.25,
         "systems": {name: {metric: score(value) for metric in metrics} for name, value in systems.items()},
         "strongest_baseline": "cascade",
         "differences": {"generator": {metric: {"mean": 0.02, "low": low, "high": high} for metric in metrics}},
@@ -106,6 +107,7 @@ def test_a_full_report_holds_every_part_and_asks_for_nothing_outside(full: Run) 
     assert "Left out" not in page
     for text in (
         "generator − cascade",
+        "In 25 % of the searches",
         "+.020",
         "query noise",
         "2 of 4 codes in use",
