@@ -103,13 +103,18 @@ def shared_context_attention(
 
     Returns:
         (B * K, T, heads, d), or with `shared_past` (B, K, heads, d), and None for the weights.
+
+    Raises:
+        ValueError: soft-capped scores or sinks in an encoder or in cross-attention.
     """
     if shared_past is not None:
         window: int | None = kwargs.get("sliding_window")
         return _attend_shared(module, query, key, value, scaling, shared_past, softcap, s_aux, window), None
-    if softcap is not None or s_aux is not None:
-        return _attend_capped(query, key, value, attention_mask, scaling, softcap, s_aux), None
     batch = key.shape[0]
+    if softcap is not None or s_aux is not None:
+        if query.shape[0] != batch or not getattr(module, "is_causal", True):
+            raise ValueError("soft-capped scores and sinks are known of causal models only")
+        return _attend_capped(query, key, value, attention_mask, scaling, softcap, s_aux), None
     if query.shape[0] == batch:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from language_models import CAPPED, CAUSAL, FAMILIES, SEQ2SEQ, TEXT, level_starts, padded, random_model
+from torch import nn
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -96,6 +97,15 @@ def test_soft_caps_and_sinks_are_the_librarys(family: str) -> None:
         for inputs in ({"input_ids": tokens[:1]}, {"input_ids": tokens, "attention_mask": mask}):
             own, expected = (one(**inputs).logits[0] for one in (model, plain))
             torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_soft_caps_outside_of_causal_models_are_refused() -> None:
+    module, query = nn.Module(), torch.zeros(6, 4, 1, 4)
+    for beams, causal in ((3, True), (1, False)):
+        module.is_causal = causal  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="causal models only"):
+            key = query[::beams]
+            attention.shared_context_attention(module, query, key, key, None, softcap=1.0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
