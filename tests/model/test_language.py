@@ -154,6 +154,8 @@ def test_prompts_that_cannot_be_read(family: str) -> None:
     language = made(family)
     with pytest.raises(UserError, match="request 1: an empty prompt"):
         language.read(torch.tensor([[3, 4], [0, 0]]), torch.tensor([[1, 1], [0, 0]]))
+    with pytest.raises(UserError, match="empty prompts"):
+        language.read(torch.zeros(2, 0, dtype=torch.int64))
     if family.startswith("t5"):  # reads prompts of any length
         return
     room = 64 - len(SIZES) + 1 if family in CAUSAL else 64
