@@ -9,16 +9,19 @@ import json
 import os
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from onesearch.errors import UserError
 from onesearch.files import read_json, read_yaml, write_json
+from onesearch.run import Run
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Parameters of `mallopt` in glibc's malloc.h."""
@@ -73,6 +76,23 @@ def parse_options(kinds: tuple[type, ...], description: str | None, arguments: l
     return tuple(parser.parse_args_and_config(given))
 
 
+def option(name: str, default: str, arguments: list[str] | None = None) -> str:
+    """One option of the command line, or else of the YAML, or else its default, before anything is parsed.
+
+    Args:
+        arguments: by default those of the process.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    for place, one in enumerate(given):
+        if one.startswith(f"--{name}="):
+            return one.split("=", 1)[1]
+        if one == f"--{name}" and place + 1 < len(given):
+            return given[place + 1]
+    if name != "config" and (path := option("config", "", given)):
+        return str(read_yaml(Path(path)).get(name, default))
+    return default
+
+
 def last_checkpoint(folder: Path, trainer: Trainer, basis: Mapping[str, Any]) -> str | None:
     """The last checkpoint in `folder` of an interrupted training with the same arguments and the same `basis`, if any.
 
@@ -97,6 +117,75 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress(state.global_step, state.max_steps)
+
+
+class Guarded(Trainer):
+    """A `Trainer` that stops before weights become something else than numbers.
+
+    Raises:
+        UserError: a loss or a gradient that is not finite. The step is not made, so every checkpoint is a good one.
+    """
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._check("the loss", loss)
+        return loss
+
+    def create_optimizer(self, *arguments: Any, **options: Any) -> Any:
+        optimizer = super().create_optimizer(*arguments, **options)
+        if not any(isinstance(one, _FiniteGradients) for one in self.callback_handler.callbacks):
+            self.add_callback(_FiniteGradients(self))
+        return optimizer
+
+    def _check(self, what: str, value: torch.Tensor) -> None:
+        if bool(torch.isfinite(value).all()):
+            return
+        kept = get_last_checkpoint(str(self.args.output_dir)) if Path(str(self.args.output_dir)).is_dir() else None
+        remedy = "lower --learning_rate, or leave half precision" + (f"; the last checkpoint is {kept}" if kept else "")
+        place = f"batch {self.state.global_step + 1}"
+        raise UserError(f"{what} is not a finite number", place=place, value=float(value.sum()), remedy=remedy)
+
+
+class _FiniteGradients(TrainerCallback):
+    """Looks at the gradients before each step; the scaler of fp16 does that by itself."""
+
+    def __init__(self, trainer: Guarded) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        gradients = [one.grad for one in given["model"].parameters() if one.grad is not None]
+        if gradients and not args.fp16:
+            self.trainer._check("a gradient", torch.stack([one.norm() for one in gradients]).sum())
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """What runs out of memory inside becomes a `UserError` that says which options take less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        told = not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError)
+        if not told and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        remedy = "halve --per_device_train_batch_size and double --gradient_accumulation_steps for the same result; "
+        remedy += "or add --gradient_checkpointing, or --bf16"
+        raise UserError("out of memory", place="training", remedy=remedy) from error
+
+
+@contextmanager
+def held(run: Run) -> Iterator[None]:
+    """Hold the run for writing; of several processes the first does.
+
+    Raises:
+        UserError: another training holds it.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+    else:
+        with run.lock():
+            yield
 
 
 def fail(error: UserError) -> int:

@@ -4,8 +4,9 @@
     accelerate launch --multi_gpu --num_processes 2 training/sft.py --run runs/demo  # also without GPUs
 
 A `transformers.Trainer` does the loop, so checkpoints, resume, trackers, several processes and mixed precision are the
-ones people know; every option of `TrainingArguments` is an option here. This file leaves out what later stages add
-(alignment tasks, regularizers): it is the personalised stage alone.
+ones people know; every option of `TrainingArguments` is an option here. This file trains the project's own generator,
+in its personalised stage alone; with `model: language` a language model of Hugging Face goes through stages instead
+(`training/language.py`), with the options of that file.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
-from transformers import AutoConfig, Trainer, TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from onesearch.context.batch import HALF_LIVES, SLOT_FEATURES, ContextBuilder
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.context.views import ViewSettings
-from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
+from onesearch.corpus import TRAIN, VALID, Corpus, make_split, sample_requests
 from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
@@ -37,17 +38,23 @@ from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
+from training import language
 from training.batches import Events, SimilarLengths, TrainingBatches
 from training.launch import (
     UNNAMED,
+    Guarded,
     Progress,
     Reporter,
     check_processes,
+    enough_memory,
     fail,
+    held,
     keep_freed_memory,
     last_checkpoint,
+    option,
     parse_options,
 )
+from training.validation import validation
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +63,7 @@ log = logging.getLogger(__name__)
 class ModelArguments:
     """The generator's size and what it reads."""
 
+    model: str = field(default="generator", metadata={"help": "Which training: generator, or language (see there)."})
     run: str = field(default="runs/demo", metadata={"help": "Run folder with a corpus and semantic IDs."})
     stage: str = field(default="sft", metadata={"help": "The model is written to models/STAGE of the run."})
     backbone: str = field(
@@ -120,7 +128,7 @@ class SftArguments(TrainingArguments):
     dataloader_pin_memory: bool = torch.cuda.is_available()  # the parser ignores a default_factory of a bool
 
 
-class SftTrainer(Trainer):
+class SftTrainer(Guarded):
     """A `Trainer` whose batches hold queries of similar length, the same ones however many processes there are."""
 
     def __init__(self, *arguments: Any, batches: TrainingBatches, **options: Any) -> None:
@@ -252,23 +260,15 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         (checkpoints / "checkpoint.json").unlink(missing_ok=True)
 
 
-def validation(retriever: Retriever, requests: Requests) -> dict[str, float]:
-    """How well the target of held-out searches is found, to compare settings without looking at the test searches."""
-    items, _ = retriever.rank(requests, 50)
-    found = items == requests.target[:, None]
-    rank = np.where(found.any(1), found.argmax(1), np.inf)
-    return {
-        "valid_mrr@10": float(np.where(rank < 10, 1 / (1 + rank), 0).mean()),
-        "valid_recall@10": float((rank < 10).mean()),
-        "valid_recall@50": float((rank < 50).mean()),
-    }
-
-
 def train_run(run: Run, progress: Progress) -> None:
     """The training step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
     transformers.utils.logging.disable_progress_bar()
     config = [] if run.settings.sft is None else ["--config", run.settings.sft]
-    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
+    arguments = [*config, "--run", str(run.folder), "--stage", "sft", "--seed", str(run.settings.seed)]
+    if option("model", "generator", arguments) == "language":
+        language.train(*language.parse(arguments), progress)
+    else:
+        train(*parse(arguments), progress)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArguments]:
@@ -284,10 +284,13 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArgume
 def main() -> None:
     """The entry point of `accelerate launch training/sft.py`."""
     try:
+        if option("model", "generator") == "language":
+            return language.main()
         check_processes()
         model_args, args = parse()
         args.disable_tqdm = False
-        train(model_args, args)
+        with held(Run.open(model_args.run)), enough_memory():
+            train(model_args, args)
     except UserError as error:
         raise SystemExit(fail(error)) from None
 

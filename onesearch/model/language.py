@@ -8,7 +8,7 @@ rows of the next level's codes are computed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,7 +96,7 @@ class LanguageModel(ABC):
                     remedy="resize_token_embeddings() after adding the tokens",
                 )
         model.set_attn_implementation(SHARED_CONTEXT)
-        self._head = _Head(model)
+        self._head = OutputLayer(model)
         self._check_head()
 
     @property
@@ -282,11 +282,16 @@ class Seq2SeqLanguageModel(LanguageModel):
         return getattr(config, "max_position_embeddings", None)
 
 
-class _Head:
-    """What a model does between its last state and its logits, for some rows of the vocabulary."""
+class OutputLayer:
+    """What a model does between its last state and its logits, for some rows of the vocabulary.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        rows: the weights of a slice of the vocabulary, where they are not simply rows of the layer's.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: Callable[[slice], Tensor] | None = None) -> None:
         self.layer: Any = model.get_output_embeddings()
+        self.rows = rows or (lambda part: self.layer.weight[part])
         part: Any = getattr(model, "decoder", model)  # the decoder of an EncoderDecoderModel
         config = part.config if hasattr(part, "config") else model.config
         predictions = getattr(getattr(part, "cls", None), "predictions", None)
@@ -302,7 +307,7 @@ class _Head:
         if self.before != 1:
             hidden = hidden * self.before
         bias = getattr(self.layer, "bias", None)
-        logit = F.linear(hidden, self.layer.weight[rows], None if bias is None else bias[rows])
+        logit = F.linear(hidden, self.rows(rows), None if bias is None else bias[rows])
         if self.after != 1:
             logit = logit * self.after
         if self.cap is not None:

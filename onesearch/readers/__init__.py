@@ -13,7 +13,10 @@ from onesearch.readers.reader import Reader
 from onesearch.run import Run
 from onesearch.sid import SidTable
 
-KINDS: Final = {"onesearch-generator": "onesearch.readers.generator:GeneratorReader"}
+KINDS: Final = {
+    "onesearch-generator": "onesearch.readers.generator:GeneratorReader",
+    "onesearch-language": "onesearch.readers.language:LanguageReader",
+}
 """The `model_type` of a saved model's config.json -> the class that reads requests for it."""
 
 
