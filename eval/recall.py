@@ -61,14 +61,15 @@ class Evaluation:
     report: dict[str, Any]
 
 
-def evaluate_run(folder: Path, progress: Progress = lambda done, total: None) -> dict[str, Any]:
-    """Fit the baselines, let every system answer the run's test searches, and write the results into the run folder.
+def evaluate_run(folder: Path, progress: Progress = lambda done, total: None, stage: str = "sft") -> dict[str, Any]:
+    """Fit the baselines, let every system answer the run's test searches, and write the results into the run folder:
+    to `eval`, or to `eval/STAGE` for the model of another stage than sft.
 
     Settings are chosen on validation searches; the test searches are answered once.
     """
     run = Run.open(folder)
     settings = run.settings
-    retriever = Retriever.load(folder)
+    retriever = Retriever.load(folder, stage)
     corpus = retriever.corpus
     split = make_split(corpus, settings.split)
     valid = sample_requests(corpus, split, VALID, settings.valid_requests, settings.seed)
@@ -86,7 +87,7 @@ def evaluate_run(folder: Path, progress: Progress = lambda done, total: None) ->
         systems, corpus, split, test, seed=settings.seed, ranked=lambda count: progress(BASELINES + count, steps)
     )
     evaluation.report["exact_share"] = own.exact_share
-    write_evaluation(folder / "eval", evaluation, corpus, test)
+    write_evaluation(folder / "eval" if stage == "sft" else folder / "eval" / stage, evaluation, corpus, test)
     return evaluation.report
 
 
@@ -209,9 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m eval.recall --run runs/demo`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run folder with a trained generator")
+    parser.add_argument("--stage", default="sft", help="which of its models")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        results = evaluate_run(parser.parse_args(arguments).run)
+        given = parser.parse_args(arguments)
+        results = evaluate_run(given.run, stage=given.stage)
     except UserError as error:
         sys.stderr.write(f"onesearch: {error}\n")
         return 2

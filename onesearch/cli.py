@@ -14,10 +14,14 @@ from onesearch.errors import UserError
 from onesearch.settings import Settings
 
 if TYPE_CHECKING:
+    from onesearch.pipeline import Step
     from onesearch.run import Run
 
 RUN = Path("runs/demo")
 RunOption = Annotated[Path, typer.Option("--run", metavar="FOLDER", help="The run folder.")]
+StageOption = Annotated[
+    str, typer.Option("--stage", metavar="NAME", help="The model in models/NAME of the run: sft is what `train` makes.")
+]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="YAML of settings; options given here count more.")
 ]
@@ -155,15 +159,20 @@ def train(run: RunOption = RUN) -> None:
 
 
 @app.command(epilog="Example: onesearch evaluate --run runs/demo")
-def evaluate(run: RunOption = RUN) -> None:
-    """Compare the generator with the baselines on held-out searches, and write the report."""
+def evaluate(run: RunOption = RUN, stage: StageOption = "sft") -> None:
+    """Compare the generator with the baselines on held-out searches, and write the report.
+
+    The results of another stage than sft go to eval/STAGE, without a report.
+    """
     from onesearch.files import read_json
+    from onesearch.pipeline import STEPS, evaluation
     from onesearch.tables import slices_table, systems_table
 
     opened = _open(run)
-    for name in ("evaluate", "search", "report"):
-        _do(name, opened)
-    results = read_json(run / "eval/recall.json")
+    steps = [STEPS[name] for name in ("evaluate", "search", "report")] if stage == "sft" else [evaluation(stage)]
+    for step in steps:
+        _do(step, opened)
+    results = read_json(run / steps[0].writes[0])
     Console().print(systems_table(results), slices_table(results))
 
 
@@ -175,6 +184,7 @@ def generate(
         str | None, typer.Option(metavar="ID", help="Who searches; nobody in particular if left out.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, metavar="NUMBER", help="How many items.")] = 10,
+    stage: StageOption = "sft",
     where: Annotated[
         str | None,
         typer.Option(
@@ -212,7 +222,7 @@ def generate(
         if where is not None or allow or deny:
             remedy = f"write them into the lines of {source}"
             raise UserError("--where, --allow and --deny are about --query", place="command line", remedy=remedy)
-        _generate_file(_open(run).folder, source, target, k)
+        _generate_file(_open(run).folder, source, target, k, stage)
         return
     from onesearch.retriever import Request, Retriever
     from onesearch.tables import answer_table
@@ -220,7 +230,7 @@ def generate(
 
     opened = _open(run)
     asked = Request(query or "", user, Filter(where, item_ids(allow) if allow else None, item_ids(deny or ())))
-    retriever = Retriever.load(opened.folder)
+    retriever = Retriever.load(opened.folder, stage)
     retriever.check(asked, place="command line")
     answer = asdict(retriever.search([asked], k)[0])
     console = Console()
@@ -310,17 +320,18 @@ def _finish(run: Run) -> None:
         finish(run)
 
 
-def _do(name: str, run: Run) -> None:
+def _do(step: str | Step, run: Run) -> None:
     from onesearch.demo import do
     from onesearch.pipeline import STEPS
 
     with run.lock():
         _finish(run)
-        if STEPS[name].needed(run):
-            do(STEPS[name], run, Console(stderr=True))
+        wanted = STEPS[step] if isinstance(step, str) else step
+        if wanted.needed(run):
+            do(wanted, run, Console(stderr=True))
 
 
-def _generate_file(folder: Path, source: Path, target: Path, k: int) -> None:
+def _generate_file(folder: Path, source: Path, target: Path, k: int, stage: str) -> None:
     from rich.progress import Progress
 
     from onesearch.batch import answer_file
@@ -330,7 +341,11 @@ def _generate_file(folder: Path, source: Path, target: Path, k: int) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searching", total=None)
         count = answer_file(
-            Retriever.load(folder), source, target, k, lambda done, total: bar.update(task, completed=done, total=total)
+            Retriever.load(folder, stage),
+            source,
+            target,
+            k,
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
     typer.echo(f"{count:,} answers in {target}", err=True)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,11 +107,11 @@ def train(run: Run, progress: Progress) -> None:
     train_run(run, progress)
 
 
-def evaluate(run: Run, progress: Progress) -> None:
+def evaluate(run: Run, progress: Progress, stage: str = "sft") -> None:
     """Compare the generator with the baselines on held-out searches."""
     from eval.recall import evaluate_run
 
-    evaluate_run(run.folder, progress)
+    evaluate_run(run.folder, progress, stage)
 
 
 def search(run: Run, progress: Progress) -> None:
@@ -230,3 +231,15 @@ STEPS = {
     )
 }
 """All steps in the order of the demo."""
+
+
+def evaluation(stage: str) -> Step:
+    """The step that compares the model of another stage with the baselines; it writes to `eval/STAGE`."""
+    return replace(
+        STEPS["evaluate"],
+        name=f"evaluate {stage}",
+        title=f"compare {stage} with the baselines",
+        work=partial(evaluate, stage=stage),
+        reads=("corpus", "embeddings", "sid", f"models/{stage}"),
+        writes=(f"eval/{stage}/recall.json",),
+    )

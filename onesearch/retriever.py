@@ -125,9 +125,10 @@ class Retriever:
         """
         run = Run.open(folder)
         if not (run.folder / "models" / stage / "config.json").exists():
-            raise UserError(
-                "no trained generator", place=run.folder / "models" / stage, remedy=f"onesearch train --run {folder}"
-            )
+            how = f"onesearch train --run {folder}"
+            if stage != "sft":
+                how = f"accelerate launch training/sft.py --run {folder} --stage {stage} --config ..."
+            raise UserError("no trained generator", place=run.folder / "models" / stage, remedy=how)
         corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
         if not table.item_ids.equals(corpus.items["item_id"]):
             remedy = f"onesearch quantize --run {folder}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,6 +83,20 @@ def load_backbone(
     return model, words
 
 
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bar of seconds, and no report of a pooling layer that nothing here uses."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def make_room(model: PreTrainedModel, tokens: int) -> None:
     """Grow the embedding tables to this many tokens; they are never made smaller."""
     parts = [model.encoder, model.decoder] if isinstance(model, EncoderDecoderModel) else [model]
@@ -112,13 +128,8 @@ def _model(place: str, config: Any, extra: dict[str, Any]) -> PreTrainedModel:
     if path.suffix == ".json" or (path.is_dir() and not any((*path.glob("*.safetensors"), *path.glob("*.gguf")))):
         log.info("a new %s: random weights", config.model_type)
         return kind.from_config(config)
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
+    with quiet_loading():
         model = kind.from_pretrained(place, config=config, dtype=torch.float32, **extra)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # the weights are plain now, and are saved so
     return model
@@ -126,7 +137,8 @@ def _model(place: str, config: Any, extra: dict[str, Any]) -> PreTrainedModel:
 
 def _with_decoder(place: str, config: Any, decoder: Decoder) -> PreTrainedModel:
     """A text encoder with a new BERT decoder that attends to it."""
-    encoder = AutoModel.from_pretrained(place, config=config, dtype=torch.float32, add_pooling_layer=False)
+    with quiet_loading():
+        encoder = AutoModel.from_pretrained(place, config=config, dtype=torch.float32, add_pooling_layer=False)
     width = config.hidden_size
     if width % decoder.heads:
         raise ValueError(f"{decoder.heads} heads do not divide the width {width}")

@@ -115,7 +115,7 @@ def start_rows(
             mapping = np.linalg.solve(gram + ridge * np.eye(len(gram), dtype=np.float32), source.T @ (said - centre))
         for level, (first, size) in enumerate(zip(starts, table.level_sizes, strict=True)):
             rows = random.standard_normal((size, embedding.shape[1])).astype(np.float32)
-            rows *= length / np.sqrt(embedding.shape[1])
+            rows *= length / np.linalg.norm(rows, axis=1, keepdims=True)
             if how != "random":
                 code = table.codes[:, level]
                 mean, count = _means(source, code, size)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from onesearch.context.prompt import PromptOptions, PromptWriter, RelevantPurchases, TextTokens
 from onesearch.context.relevance import RelevanceSpace
@@ -24,6 +23,7 @@ from onesearch.corpus import Corpus, Requests
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, read_json, write_json
+from onesearch.model.backbone import quiet_loading
 from onesearch.model.language import LanguageModel, language_model
 from onesearch.model.sid_tokens import fingerprint, level_start
 from onesearch.prefix import PrefixIndex
@@ -135,7 +135,7 @@ def save_language(folder: Path, model: PreTrainedModel, tokenizer: Any, table: S
 
 
 def _load_model(folder: Path) -> PreTrainedModel:
-    transformers_logging.disable_progress_bar()  # loading takes seconds
     config = AutoConfig.from_pretrained(folder)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return kind.from_pretrained(folder, config=config)
+    with quiet_loading():
+        return kind.from_pretrained(folder, config=config)
