@@ -21,9 +21,11 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from onesearch.context.prompt import PromptOptions, TextTokens
 from onesearch.context.relevance import RelevanceSpace
@@ -171,6 +173,13 @@ class LanguageTrainer(Guarded):
         learnt |= {name for name, _ in self.model.named_buffers() if name.startswith("average_")}
         super()._save(output_dir, {name: value for name, value in state_dict.items() if name in learnt})
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        weights = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
+        if self.is_fsdp_enabled or not weights.exists():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            (model or self.model).load_state_dict(load_file(weights), strict=False)
+
 
 class _Following(TrainerCallback):
     """The teacher's average follows the weights."""
@@ -244,6 +253,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
     numbers = numbers[np.argsort(lengths(numbers, tasks, data), kind="stable")]
     mixture = Mixture(stages, tasks, data, _whole_batch(args), args.seed)
     args.max_steps = sum(stage.steps for stage in stages)
+    args.label_names = ["labels"]
     begin = backbone.config.decoder_start_token_id if seq2seq else None
     trainer = LanguageTrainer(
         model=objective,
