@@ -33,7 +33,7 @@ from onesearch.corpus import TRAIN, VALID, Corpus, item_texts, make_split, sampl
 from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
-from onesearch.files import write_json
+from onesearch.files import read_json, write_json
 from onesearch.model.backbone import Decoder, load_backbone, make_room
 from onesearch.model.language import language_model
 from onesearch.model.sid_tokens import NewRows, add_sid_tokens, start_rows
@@ -232,7 +232,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
             list(dict.fromkeys(item_texts(corpus))), load_text_encoder(run.settings.encoder), args.seed
         )
     writer = prompt_writer(run, corpus, table, words, start, prompt, space)
-    targets = _targets(corpus, split, options)
+    targets = targets_of(corpus, split, options)
     sid_tokens = table.codes.astype(np.int64) + np.array(start)
     data = Material(corpus, split, writer, sid_tokens, targets, table.on_sale, tokenizer.eos_token_id)
     check_stages(stages, data)
@@ -277,9 +277,11 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
     checkpoints = Path(str(args.output_dir))
     basis = {"language": dataclasses.asdict(options), "sid": stamps(run.folder / "sid")}
     resumed = args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis)
+    untrained = target / "untrained.json"  # kept until the end, whatever happens in between
     if options.compare_untrained and trainer.is_world_process_zero() and resumed is None:
         attention = backbone.config._attn_implementation
-        trainer.log(searched("untrained_"))
+        write_json(untrained, {"step": 0, **searched("untrained_")})
+        log.info("before the training: %s", untrained.read_text(encoding="utf-8"))
         backbone.set_attn_implementation(attention)
     _announce(stages, args)
     trainer.train(resume_from_checkpoint=resumed)
@@ -288,13 +290,15 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         if options.valid_searches:
             trainer.log(searched(""))
         save_language(target, backbone, tokenizer, table, writer)
-        write_json(target / "log_history.json", trainer.state.log_history)
+        first = [read_json(untrained)] if options.compare_untrained else []
+        write_json(target / "log_history.json", [*first, *trainer.state.log_history])
+        untrained.unlink(missing_ok=True)
         for checkpoint in checkpoints.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         (checkpoints / "checkpoint.json").unlink(missing_ok=True)
 
 
-def _targets(corpus: Corpus, split: Any, options: LanguageArguments) -> Any:
+def targets_of(corpus: Corpus, split: Any, options: LanguageArguments) -> Any:
     """The events that are learnt to be foreseen."""
     events = np.flatnonzero(
         (split == TRAIN) & late(corpus, split, options.recent) & (corpus.kind == target_kind(corpus))

@@ -61,7 +61,7 @@ def load_backbone(
     Raises:
         UserError: nothing is found there, or it is of a kind that is not known.
     """
-    place, extra = _find(name)
+    place, extra = find_backbone(name)
     try:
         config = AutoConfig.from_pretrained(place, **extra)
         words = AutoTokenizer.from_pretrained(tokenizer or place, **({} if tokenizer else extra))
@@ -105,7 +105,7 @@ def make_room(model: PreTrainedModel, tokens: int) -> None:
             part.resize_token_embeddings(tokens, mean_resizing=False)
 
 
-def _find(name: str) -> tuple[str, dict[str, Any]]:
+def find_backbone(name: str) -> tuple[str, dict[str, Any]]:
     """Where a backbone is, and the arguments of `from_pretrained` that it needs."""
     path = Path(name)
     if name in PACKAGES:
