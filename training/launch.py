@@ -170,7 +170,7 @@ def enough_memory() -> Iterator[None]:
         if not told and "not enough memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         remedy = "halve --per_device_train_batch_size and double --gradient_accumulation_steps for the same result; "
-        remedy += "or add --gradient_checkpointing, or --bf16"
+        remedy += "or add --activation_checkpointing, or --bf16"
         raise UserError("out of memory", place="training", remedy=remedy) from error
 
 

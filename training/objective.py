@@ -140,9 +140,9 @@ class Objective(nn.Module):
             return adapted
         return [weight for weight in embedding_tables(self._core[0]) if weight.requires_grad]
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:
+    def activation_checkpointing_enable(self, **options: Any) -> None:
         """Asked by the Trainer."""
-        self.model.gradient_checkpointing_enable(**options)
+        self.model.activation_checkpointing_enable(**options)
 
     def _learnt(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
