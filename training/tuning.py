@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import EncoderDecoderModel, PreTrainedModel
 
 from onesearch.errors import UserError
@@ -43,6 +44,14 @@ def tuned(
     options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": "all-linear"}
     options["trainable_token_indices"] = list(tokens) if tied else {name: list(tokens) for name in modules}
     return get_peft_model(model, LoraConfig(**options))
+
+
+def gathered(objective: Any) -> dict[str, Any]:
+    """The whole weights of the model in an `Objective` that FSDP has split; every process must take part, and the first
+    gets them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(objective, options=options)
+    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -66,7 +66,7 @@ class LanguageReader:
             raise UserError("the SID table gives items other semantic IDs than at training", place=place, remedy=remedy)
         tokenizer = AutoTokenizer.from_pretrained(folder / "backbone")
         start = level_start(tokenizer, table, folder / "backbone")
-        model = _load_model(folder / "backbone")
+        model = load_saved(folder)
         options = PromptOptions(**about["prompt"])
         space = None
         if options.history == "relevant":
@@ -115,10 +115,21 @@ def prompt_writer(
     return PromptWriter(corpus, words, table.codes + first, options, relevant, query_sids)
 
 
-def save_language(folder: Path, model: PreTrainedModel, tokenizer: Any, table: SidTable, writer: PromptWriter) -> None:
-    """Write a trained model so that `LanguageReader.load` reads it."""
+def save_language(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    table: SidTable,
+    writer: PromptWriter,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a trained model so that `LanguageReader.load` reads it.
+
+    Args:
+        weights: the model's, where they are not in it but split over processes.
+    """
     with atomic_path(folder / "backbone") as path:
-        model.save_pretrained(path)
+        model.save_pretrained(path, state_dict=weights)
         tokenizer.save_pretrained(path)
     if writer.relevant is not None:
         writer.relevant.space.save(folder)
@@ -134,7 +145,9 @@ def save_language(folder: Path, model: PreTrainedModel, tokenizer: Any, table: S
     write_json(folder / "config.json", about)
 
 
-def _load_model(folder: Path) -> PreTrainedModel:
+def load_saved(folder: Path) -> PreTrainedModel:
+    """The model that `save_language` wrote."""
+    folder = folder / "backbone"
     config = AutoConfig.from_pretrained(folder)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with quiet_loading():

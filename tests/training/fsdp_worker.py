@@ -16,10 +16,11 @@ from test_objective import SIZES, batch, with_dropout
 from torch.distributed.fsdp import fully_shard
 
 from training.objective import Objective, Terms
+from training.tuning import gathered
 
 
 def losses(shard: bool, rank: int, world: int) -> list[float]:
-    """The loss of each of four steps; every process has a part of the examples."""
+    """The loss of each of four steps, and of the gathered model after them; each process has a part of the examples."""
     objective = Objective(with_dropout(0.0), level_starts(SIZES), SIZES, Terms()).train()
     whole = {name: torch.cat([value, value.flip(0)])[:4] for name, value in batch(objective._core[0]).items()}
     part = {name: value[rank::world] for name, value in whole.items()}
@@ -39,6 +40,15 @@ def losses(shard: bool, rank: int, world: int) -> list[float]:
         if world > 1:
             dist.all_reduce(mean)
         found.append(mean.item() / world)
+    if shard:
+        weights = gathered(objective)  # all take part
+        if rank == 0:
+            plain = with_dropout(0.0)
+            plain.load_state_dict(weights)
+            whole_batch = Objective(plain, level_starts(SIZES), SIZES, Terms()).eval()(**whole)
+            found.append(whole_batch["loss"].item())
+    else:
+        found.append(objective.eval()(**whole)["loss"].item())
     return found
 
 

@@ -31,7 +31,7 @@ def batch(model: Any, written: bool = False) -> dict[str, torch.Tensor]:
     if written:
         answers[2] = [7, 3]
     begin = BEGIN if model.config.is_encoder_decoder else None
-    collator = Collator([], None, 0, begin)  # type: ignore[arg-type]
+    collator = Collator(None, 0, begin)  # type: ignore[arg-type]
     return collator._tensors(Example(Ragged.of(PROMPTS), Ragged.of(answers)))
 
 
