@@ -23,6 +23,7 @@ from onesearch.corpus import Corpus, Requests
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, read_json, write_json
+from onesearch.landing import QueryCodes
 from onesearch.model.backbone import quiet_loading
 from onesearch.model.language import LanguageModel, language_model
 from onesearch.model.sid_tokens import fingerprint, level_start
@@ -30,7 +31,6 @@ from onesearch.prefix import PrefixIndex
 from onesearch.ragged import Ragged
 from onesearch.run import Run
 from onesearch.search import LanguageScorer
-from onesearch.landing import QueryCodes
 from onesearch.sid import SidTable
 
 MODEL_TYPE: Final = "onesearch-language"
