@@ -14,6 +14,7 @@ from onesearch.files import atomic_path
 
 if TYPE_CHECKING:
     from onesearch.retriever import Answer, Request, Retriever
+    from onesearch.search.fusion import Mode
 
 BATCH = 64
 """Requests answered at once."""
@@ -23,7 +24,12 @@ KINDS = {str: "a text", int: "a whole number", list: "a list of texts"}
 
 
 def answer_file(
-    retriever: Retriever, source: Path, target: Path, k: int, progress: Callable[[int, int], None] | None = None
+    retriever: Retriever,
+    source: Path,
+    target: Path,
+    k: int,
+    progress: Callable[[int, int], None] | None = None,
+    mode: Mode = "generate",
 ) -> int:
     """Answer every line `{"query": ..., "user": ..., "k": ...}` of `source` into `target`; tell how many.
 
@@ -44,7 +50,7 @@ def answer_file(
         ):
             numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
             requests = (_checked(retriever, line, f"{source} line {number}", k) for number, line in numbered)
-            for answers in answer_all(retriever, requests):
+            for answers in answer_all(retriever, requests, mode):
                 out.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
                 done += len(answers)
                 if progress is not None:
@@ -56,13 +62,15 @@ def answer_file(
     return done
 
 
-def answer_all(retriever: Retriever, requests: Iterable[tuple[Request, int]]) -> Iterator[list[Answer]]:
+def answer_all(
+    retriever: Retriever, requests: Iterable[tuple[Request, int]], mode: Mode = "generate"
+) -> Iterator[list[Answer]]:
     """Answers in batches, in the order of the requests; each request is a query with its number of hits."""
     remaining = iter(requests)
     while batch := list(islice(remaining, BATCH)):
         answers: list[Answer] = []
         for k, group in groupby(batch, key=lambda pair: pair[1]):
-            answers += retriever.search([request for request, _ in group], k)
+            answers += retriever.search([request for request, _ in group], k, mode)
         yield answers
 
 

@@ -78,7 +78,7 @@ def prepare(
     ] = None,
     path: Annotated[Path | None, typer.Option(metavar="PATH", help="File or folder of the source.")] = None,
     on_error: Annotated[
-        str | None, typer.Option(metavar="stop|skip", help="At rows that break the schema.", show_default="stop")
+        str | None, typer.Option(metavar="stop|skip|mend", help="At rows that break the schema; mend keeps items without a title.", show_default="stop")
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -211,9 +211,18 @@ def generate(
     target: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Answers to --input, a JSON line each.")
     ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="generate|interest|both",
+            help="Generate semantic IDs, take the items nearest to the interest head's vector, or both together.",
+        ),
+    ] = "generate",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Answer a query with items, or a file of queries."""
+    """Answer a query with items, or a file of queries; a user's history alone is a query too: --user ID."""
+    if query is None and user is not None and source is None:
+        query = ""
     if (query is None) == (source is None):
         raise UserError("give either --query or --input", place="command line", remedy='--query "cold cereal"')
     if (source is None) != (target is None):
@@ -222,9 +231,9 @@ def generate(
         if where is not None or allow or deny:
             remedy = f"write them into the lines of {source}"
             raise UserError("--where, --allow and --deny are about --query", place="command line", remedy=remedy)
-        _generate_file(_open(run).folder, source, target, k, stage)
+        _generate_file(_open(run).folder, source, target, k, stage, mode)
         return
-    from onesearch.retriever import Request, Retriever
+    from onesearch.retriever import Request, Retriever, check_mode
     from onesearch.tables import answer_table
     from onesearch.where import Filter, item_ids
 
@@ -232,7 +241,7 @@ def generate(
     asked = Request(query or "", user, Filter(where, item_ids(allow) if allow else None, item_ids(deny or ())))
     retriever = Retriever.load(opened.folder, stage)
     retriever.check(asked, place="command line")
-    answer = asdict(retriever.search([asked], k)[0])
+    answer = asdict(retriever.search([asked], k, check_mode(retriever.reader, mode))[0])
     console = Console()
     if as_json:
         console.print_json(data=answer)
@@ -331,21 +340,19 @@ def _do(step: str | Step, run: Run) -> None:
             do(wanted, run, Console(stderr=True))
 
 
-def _generate_file(folder: Path, source: Path, target: Path, k: int, stage: str) -> None:
+def _generate_file(folder: Path, source: Path, target: Path, k: int, stage: str, mode: str) -> None:
     from rich.progress import Progress
 
     from onesearch.batch import answer_file
-    from onesearch.retriever import Retriever
+    from onesearch.retriever import Retriever, check_mode
 
     console = Console(stderr=True)
+    retriever = Retriever.load(folder)
+    known = check_mode(retriever.reader, mode)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searching", total=None)
         count = answer_file(
-            Retriever.load(folder, stage),
-            source,
-            target,
-            k,
-            lambda done, total: bar.update(task, completed=done, total=total),
+            retriever, source, target, k, lambda done, total: bar.update(task, completed=done, total=total), known
         )
     typer.echo(f"{count:,} answers in {target}", err=True)
 

@@ -101,9 +101,11 @@ def quantize(run: Run, progress: Progress) -> None:
 
 
 def train(run: Run, progress: Progress) -> None:
-    """Train the generator on the log."""
-    from training.sft import train_run
-
+    """Train the model on the log."""
+    if run.settings.model == "sequence":
+        from training.sequence import train_run
+    else:
+        from training.sft import train_run
     train_run(run, progress)
 
 
@@ -204,7 +206,7 @@ STEPS = {
             "train",
             "train the generator",
             train,
-            ("split", "seed", "encoder"),
+            ("split", "seed", "encoder", "model"),
             ("corpus", "embeddings", "sid"),
             ("models/sft",),
             _config("sft"),

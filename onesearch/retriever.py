@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from onesearch.allowed import Allowed
 from onesearch.corpus import Corpus, Requests
@@ -20,6 +22,7 @@ from onesearch.prefix import PrefixIndex
 from onesearch.readers import Reader, load_reader
 from onesearch.run import Run
 from onesearch.search import beam_search
+from onesearch.search.fusion import MODES, Mode, fused
 from onesearch.sid import SidTable
 from onesearch.where import EVERYTHING, Filter, ItemFilters
 
@@ -47,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Hit:
-    """One item found; `score` is the log-probability of its semantic ID."""
+    """One item found; `score` is the log-probability of its semantic ID, or what the mode ranks by."""
 
     item_id: str
     title: str
@@ -136,30 +139,58 @@ class Retriever:
         return cls(corpus, table, load_reader(run, stage, corpus, table))
 
     def rank(
-        self, requests: Requests, k: int, beams: int = BEAMS, filters: Sequence[Filter] | None = None
+        self,
+        requests: Requests,
+        k: int,
+        beams: int = BEAMS,
+        filters: Sequence[Filter] | None = None,
+        mode: Mode = "generate",
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k most probable items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores; the
-        arguments are those of `ranked`."""
-        found = self.ranked(requests, k, beams, filters)
+        """The k best items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores; the arguments
+        are those of `ranked`."""
+        found = self.ranked(requests, k, beams, filters, mode)
         return found.items, found.scores
 
-    def ranked(self, requests: Requests, k: int, beams: int = BEAMS, filters: Sequence[Filter] | None = None) -> Ranked:
-        """The k most probable items of Q requests, and what the search knows of them.
+    def ranked(
+        self,
+        requests: Requests,
+        k: int,
+        beams: int = BEAMS,
+        filters: Sequence[Filter] | None = None,
+        mode: Mode = "generate",
+    ) -> Ranked:
+        """The k best items of Q requests, and what the search knows of them.
 
         Args:
+            mode: what finds them, see `onesearch.search.fusion`; scores are log-probabilities of semantic IDs, logits
+                of the interest head, or both together.
             filters: (Q) what each request asks of its items, checked with `ItemFilters.check`; by default nothing. A
                 filter that leaves at most k items returns all of them, whatever the beam.
+
+        Raises:
+            UserError: the mode needs an interest head and the model has none.
         """
+        check_mode(self.reader, mode)
         asked = [EVERYTHING] * len(requests) if filters is None else filters
         items = np.full((len(requests), k), -1, np.int32)
         scores = np.full((len(requests), k), -np.inf, np.float32)
         exact, mass, closed = np.zeros(len(requests), bool), np.ones((len(requests), 2), np.float32), True
         for place in _parts(asked, max(1, FILTER_BYTES // (BYTES_AN_ITEM * len(self.corpus.items)))):
-            scorer = self.reader.read(requests.part(place))
-            found = beam_search(scorer, max(beams, k), k, self._allowed(scorer.index, asked[place]))
-            items[place], scores[place] = found.items.cpu().numpy(), found.scores.float().cpu().numpy()
-            exact[place], mass[place] = found.exact.cpu().numpy(), found.mass.cpu().numpy()
-            closed = scorer.closed
+            scorer: Any = self.reader.read(requests.part(place))
+            masks, row = self._masks(asked[place])
+            nearest = self.reader.interest
+            if mode == "interest" and nearest is not None:
+                found, score = nearest.search(scorer.interest, k, masks, row)
+                exact[place] = True
+            else:
+                allowed = None if masks is None else Allowed.of(scorer.index, masks, row)
+                if mode == "both" and nearest is not None:
+                    found, score = fused(scorer, nearest, beams, k, allowed, masks)
+                else:
+                    beam = beam_search(scorer, max(beams, k), k, allowed)
+                    found, score, closed = beam.items, beam.scores, scorer.closed
+                    exact[place], mass[place] = beam.exact.cpu().numpy(), beam.mass.cpu().numpy()
+            items[place], scores[place] = found.cpu().numpy(), score.float().cpu().numpy()
         return Ranked(items, scores, exact, None if closed else mass)
 
     def check(self, request: Request, place: str) -> None:
@@ -168,32 +199,32 @@ class Retriever:
         check_length(request.query, place)
         self.filters.check(request.filter, place)
 
-    def search(self, requests: Sequence[Request], k: int) -> list[Answer]:
-        """The k best items for each request, as of the end of the log.
+    def search(self, requests: Sequence[Request], k: int, mode: Mode = "generate") -> list[Answer]:
+        """The k best items for each request, as of the end of the log; see `rank` for `mode`.
 
         A user whom the log does not know is answered without history, and the answer says so; likewise where fewer
         than k items match the filter.
 
         Raises:
-            UserError: a request that does not pass `check`.
+            UserError: a request that does not pass `check`; a mode that the model does not have.
         """
         if not requests:
             return []
         for number, request in enumerate(requests, 1):
             self.check(request, place=f"request {number}")
         asked = self._now(requests)
-        found = self.ranked(asked, k, filters=[request.filter for request in requests])
+        found = self.ranked(asked, k, filters=[request.filter for request in requests], mode=mode)
         given = self.reader.given(asked)
         return [self._answer(request, asked, place, found, given[place]) for place, request in enumerate(requests)]
 
-    def _allowed(self, index: PrefixIndex, filters: Sequence[Filter]) -> Allowed | None:
-        """The filters of B requests, equal ones once; None where no request has one."""
+    def _masks(self, filters: Sequence[Filter]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """The filters of B requests as masks (R, N), equal ones once, and (B,) the mask of each; None where no request
+        has one."""
         rows = {one: row for row, one in enumerate(dict.fromkeys(filters))}
         if rows.keys() <= {EVERYTHING}:
-            return None
+            return None, None
         device = self.reader.device
-        row = torch.tensor([rows[one] for one in filters], device=device)
-        return Allowed.of(index, self.filters.masks(list(rows)).to(device), row)
+        return self.filters.masks(list(rows)).to(device), torch.tensor([rows[one] for one in filters], device=device)
 
     def _now(self, requests: Sequence[Request]) -> Requests:
         """The requests as if asked right after the last event of the log."""
@@ -245,6 +276,16 @@ class Retriever:
         mass = None if ranked.mass is None else (float(ranked.mass[place, 0]), float(ranked.mass[place, 1]))
         note = "; ".join(notes) or None
         return Answer(request.query, request.user, known, hits, given, bool(ranked.exact[place]), mass, note)
+
+
+def check_mode(reader: Reader, mode: str) -> Mode:
+    """The mode; a `UserError` where it is unknown, or needs an interest head and the model has none."""
+    if mode not in MODES:
+        raise UserError("unknown mode", place="--mode", value=mode, remedy=f"use one of {', '.join(MODES)}")
+    if mode != "generate" and reader.interest is None:
+        remedy = "use --mode generate, or train a model with one: training/sequence.py --interest 1"
+        raise UserError("this model has no interest head", place="--mode", value=mode, remedy=remedy)
+    return cast(Mode, mode)
 
 
 def _few(matching: int) -> str:

@@ -180,6 +180,18 @@ def _learn_views(
     return codes
 
 
+def item_vectors(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> NDArray[np.float32]:
+    """(N, D') the vectors that the semantic IDs of a run stand for, of its items.
+
+    Raises:
+        UserError: there are no semantic IDs yet.
+    """
+    folder = run.folder / "sid/recipe"
+    if of_pictures(run.folder / "sid"):
+        return _pictures(run, corpus).item_vectors()
+    return _item_vectors(run, Recipe.load(folder), corpus, split)
+
+
 def most_asked(query: NDArray[np.int32], most: int) -> NDArray[np.int32]:
     """(E,) queries of events -> the distinct ones, the most frequent first, at most `most`.
 

@@ -22,7 +22,7 @@ class Settings:
     Attributes:
         source: where the log comes from, see `onesearch.corpus.sources`.
         path: file or folder of the source; None where the source brings or fetches its own data.
-        on_error: what to do with rows that break the schema.
+        on_error: what to do with rows that break the schema; "mend" is "skip" that keeps items without a title.
         users: keep only the first so many users (a slice for trying things out).
         seed: of derived queries, samples, codebooks and weights.
         split: which events are for training and which for the report.
@@ -39,12 +39,14 @@ class Settings:
         level_sizes: codes per learned level of a semantic ID.
         last_level: codes of the level that makes semantic IDs unique; None lets
             items share one, the most popular first.
-        sft: YAML of the supervised training; None for the defaults of `training/sft.py`.
+        model: the generator, which reads a query and the history that fits it (`training/sft.py`), or a causal model of
+            the whole history (`training/sequence.py`).
+        sft: YAML of the supervised training; None for the defaults of the script.
     """
 
     source: str = "completejourney"
     path: str | None = None
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop", "skip", "mend"] = "stop"
     users: int | None = None
     seed: int = 7
     split: Literal["time", "leave-one-out"] = "time"
@@ -57,6 +59,7 @@ class Settings:
     behaviour: float = 0.0
     level_sizes: tuple[int, ...] = (256, 256, 256)
     last_level: int | None = 128
+    model: Literal["generator", "sequence"] = "generator"
     sft: str | None = None
 
     @classmethod

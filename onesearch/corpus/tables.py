@@ -17,7 +17,7 @@ from onesearch.errors import UserError
 HELD: Final = 1000
 """Rows that are rejected together wait on disk if they are more than this."""
 
-OnError = Literal["stop", "skip"]
+OnError = Literal["stop", "skip", "mend"]
 
 FILE: Final = "_file"
 """Column: the file a row was read from."""
@@ -82,7 +82,10 @@ def empty(table: str) -> pl.DataFrame:
 
 
 class Rejects:
-    """Rows that break the schema: with "stop" the first one ends the work, with "skip" all are collected."""
+    """Rows that break the schema: with "stop" the first one ends the work, with "skip" all are collected.
+
+    "mend" is "skip", but what can be mended is kept: an item without a title is called by its id.
+    """
 
     SCHEMA: Final = {
         "file": pl.String(),
@@ -94,8 +97,8 @@ class Rejects:
     }
 
     def __init__(self, on_error: OnError = "stop") -> None:
-        if on_error not in ("stop", "skip"):
-            raise UserError("unknown way to treat bad rows", value=on_error, remedy="use stop or skip")
+        if on_error not in ("stop", "skip", "mend"):
+            raise UserError("unknown way to treat bad rows", value=on_error, remedy="use stop, skip or mend")
         self.on_error = on_error
         self._parts: list[pl.DataFrame | Path | Rejects] = []
         self._disk: TemporaryDirectory[str] | None = None

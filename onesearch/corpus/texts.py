@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 
+import polars as pl
+
 from onesearch.corpus.reader import Corpus
 
 
 def item_texts(corpus: Corpus) -> list[str]:
-    """(N) title, brand, categories and description of each item.
+    """(N) title, brand, categories and description of each item; an id that stands for a title says nothing.
 
     A field whose words are all there already is left out: titles often repeat the brand or the leaf category, and
     saying a word twice would drown the words that tell items apart (their size, say).
     """
-    rows = corpus.items.select("title", "brand", "categories", "description").iter_rows()
+    titled = pl.when(pl.col("title") != pl.col("item_id")).then("title")
+    rows = corpus.items.select(titled, "brand", "categories", "description").iter_rows()
     return [_joined([title, brand, *(categories or []), description]) for title, brand, categories, description in rows]
 
 

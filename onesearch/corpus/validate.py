@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import polars as pl
@@ -9,6 +10,8 @@ import polars as pl
 from onesearch.corpus.schema import EVENT_KINDS, MAX_QUERY_CHARACTERS, REQUIRED, TABLES
 from onesearch.corpus.tables import FILE, ROW, Rejects
 from onesearch.errors import UserError
+
+log = logging.getLogger(__name__)
 
 LATEST_SECOND: Final = 100_000_000_000
 """A later timestamp (year 5138) is in milliseconds, not seconds."""
@@ -21,13 +24,26 @@ def check_items(items: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:
         UserError: a required column is missing, no item is left, or (with "stop") a row breaks a rule.
     """
     items = _unique(complete(items, "items"), "item_id", rejects)
-    items = _required(items, "title", rejects, "give the item a title, it is what searches are matched with")
+    if rejects.on_error == "mend":
+        items = _called_by_id(items)
+    remedy = "give the item a title, it is what searches are matched with, or keep it under its id: --on-error mend"
+    items = _required(items, "title", rejects, remedy)
     price = pl.col("price").fill_nan(None)
     bad_price = (price < 0) | price.is_infinite()
     items = rejects.drop(items.with_columns(price), bad_price, "price", "no price", "use a number from 0 up, or null")
     if items.is_empty():
         raise UserError("no usable item", place="items", remedy="see the rejected rows; a corpus needs items")
     return items
+
+
+def _called_by_id(items: pl.DataFrame) -> pl.DataFrame:
+    """Items without a title get their id for one: they were bought, and can be bought again."""
+    untitled = pl.col("title").str.strip_chars().fill_null("") == ""
+    count = int(items.select(untitled.sum()).item())
+    if count:
+        first = items.filter(untitled)["item_id"][0]
+        log.warning("%s items have no title and are called by their id, such as %s", f"{count:,}", first)
+    return items.with_columns(title=pl.when(untitled).then("item_id").otherwise("title"))
 
 
 def check_users(users: pl.DataFrame, rejects: Rejects) -> pl.DataFrame:

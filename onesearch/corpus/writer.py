@@ -38,7 +38,7 @@ def write_corpus(
         tables: what a source read, or goes on reading while its blocks of events are taken.
         source: its name, for `corpus.json`.
         on_error: "stop" at the first row that breaks the schema, or "skip" such rows: they are left out, written to
-            `rejects.jsonl` and counted in `corpus.json`.
+            `rejects.jsonl` and counted in `corpus.json`; "mend" also keeps items without a title, under their ids.
         users: keep only the first so many users, by id, and their events; all items stay.
         progress: called with (done, total).
 

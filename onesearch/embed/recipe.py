@@ -24,8 +24,8 @@ from onesearch.files import read_json, write_json
 if TYPE_CHECKING:
     from onesearch.embed.alignment import Alignment  # imports torch, which takes seconds
 
-VERSION: Final = 1
-BOUGHT: Final = 64
+VERSION: Final = 2
+BOUGHT: Final = 128
 """Width of the co-purchase vectors."""
 
 

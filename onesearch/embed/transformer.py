@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +18,15 @@ class TransformerEncoder:
 
     Args:
         name: hub id or local folder.
+        folder: where the model is, if not at its name.
 
     Raises:
         UserError: nothing is found there, or it is no text encoder.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
         try:
-            self._model = SentenceTransformer(name)
+            self._model = SentenceTransformer(str(folder or name))
         except (
             OSError,
             ValueError,

@@ -16,6 +16,7 @@ from onesearch.sid import SidTable
 KINDS: Final = {
     "onesearch-generator": "onesearch.readers.generator:GeneratorReader",
     "onesearch-language": "onesearch.readers.language:LanguageReader",
+    "onesearch-sequence": "onesearch.readers.sequence:SequenceReader",
 }
 """The `model_type` of a saved model's config.json -> the class that reads requests for it."""
 

@@ -25,6 +25,8 @@ from onesearch.sid import SidTable
 class GeneratorReader:
     """A `Generator`, bound to the items on sale."""
 
+    interest = None
+
     def __init__(self, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.builder = builder
         self.model = model.bind(_on_sale(table, builder)).eval()

@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 from onesearch.corpus import Requests
 from onesearch.prefix import PrefixIndex
 from onesearch.search import Scorer
+from onesearch.search.interest import InterestIndex
 
 
 class Reader(Protocol):
     """A trained model, and how it reads requests; it is put into evaluation mode.
 
     A class of it has `load(run, folder, corpus, table)`, which reads a saved model back.
+
+    Attributes:
+        interest: the items by their vectors, for a model with an interest head, whose scorers then have `interest` too
+            (see `onesearch.search.fusion.Interested`); None for a model without.
     """
+
+    interest: InterestIndex | None
 
     @property
     def index(self) -> PrefixIndex:

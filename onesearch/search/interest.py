@@ -1,0 +1,69 @@
+"""Retrieval by an interest vector: the items whose vectors have the largest inner product with it, through faiss.
+
+The index is exact and holds the items on sale. A filter is handed to faiss, so that it costs no result: where fewer
+items are allowed than were asked for, all of them come out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class InterestIndex:
+    """The vectors of the items on sale.
+
+    Args:
+        vectors: (n, D) float32 unit vectors.
+        items: (n,) int64 the item of each.
+        scale: inverse temperature; scores are logits of the interest head, the cosine times it.
+        share: what a logit counts beside a log-probability in `fused`.
+    """
+
+    def __init__(self, vectors: Tensor, items: Tensor, scale: float, share: float) -> None:
+        self.vectors, self.scale, self.share = vectors, scale, share
+        self._items = items.cpu().numpy()
+        self._row = torch.full((int(items.max()) + 1,), -1, dtype=torch.int64, device=items.device)
+        self._row[items] = torch.arange(len(items), device=items.device)
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(np.ascontiguousarray(vectors.cpu().numpy(), np.float32))
+
+    def search(self, wanted: Tensor, k: int, masks: Tensor | None = None, row: Tensor | None = None) -> Any:
+        """The k items nearest to what is wanted.
+
+        Args:
+            wanted: (B, D) interest vectors.
+            masks: (R, N) bool over item indices, which items may come out. row: (B,) the mask of each request.
+
+        Returns:
+            (B, k) int64 items, best first, -1 where fewer are allowed, and (B, k) float32 logits, -inf there.
+        """
+        asked = np.ascontiguousarray(wanted.cpu().numpy(), np.float32)
+        most = min(k, len(self._items))
+        score, place = np.full((len(asked), k), -np.inf, np.float32), np.full((len(asked), k), -1, np.int64)
+        if masks is None or row is None:
+            score[:, :most], place[:, :most] = self._index.search(asked, most)
+        else:
+            which = row.cpu().numpy()
+            for number in np.unique(which):
+                mine = np.flatnonzero(which == number)
+                score[mine, :most], place[mine, :most] = self._filtered(asked[mine], most, masks[int(number)])
+        items = np.where(place >= 0, self._items[place.clip(min=0)], -1)
+        logits = np.where(place >= 0, score * self.scale, -np.inf)
+        device = wanted.device
+        return torch.from_numpy(items).to(device), torch.from_numpy(logits.astype(np.float32)).to(device)
+
+    def _filtered(self, asked: NDArray[np.float32], k: int, mask: Tensor) -> tuple[Any, Any]:
+        bits = np.packbits(mask.cpu().numpy()[self._items], bitorder="little")
+        chosen = faiss.IDSelectorBitmap(bits)
+        return self._index.search(asked, k, params=faiss.SearchParameters(sel=chosen))
+
+    def logits(self, wanted: Tensor, items: Tensor) -> Tensor:
+        """(B, K) logits of items (B, K) for what is wanted (B, D), -inf where an item is -1."""
+        vectors = self.vectors[self._row[items.clamp(min=0)]]
+        return (torch.linalg.vecdot(vectors, wanted.unsqueeze(1)) * self.scale).masked_fill(items < 0, -torch.inf)

@@ -1,0 +1,369 @@
+"""Training of the causal model of histories: every prefix of every history in one pass, with an interest head.
+
+    accelerate launch training/sequence.py --config configs/benchmarks/amazon-beauty-sequence.yaml --learning_rate 3e-3
+
+A `transformers.Trainer` does the loop, as in `training/sft.py`: checkpoints, resume, several processes and mixed
+precision are the ones people know, and every option of `TrainingArguments` is an option here. Only training events are
+learnt from. The best checkpoint is that with the lowest loss on validation events; what interest counts beside
+generation in `--mode both` is chosen on them too.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import AutoConfig, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from onesearch.context.sequence import ItemContent, SequenceBuilder
+from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
+from onesearch.corpus.split import target_kind
+from onesearch.embed import load_text_encoder
+from onesearch.errors import UserError
+from onesearch.files import write_json
+from onesearch.model.sequence import SequenceConfig, SequenceGenerator
+from onesearch.readers.sequence import SequenceReader, item_tree
+from onesearch.run import Run, stamps
+from onesearch.search.fusion import Interested, candidates
+from onesearch.semantic_ids import item_vectors
+from onesearch.sid import SidTable
+from training.batches import SimilarLengths
+from training.launch import (
+    UNNAMED,
+    Progress,
+    Reporter,
+    check_processes,
+    fail,
+    keep_freed_memory,
+    last_checkpoint,
+    parse_options,
+)
+
+log = logging.getLogger(__name__)
+
+SHARES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+"""What interest may count beside generation; the best by NDCG@10 on validation requests is kept."""
+
+WIDTH = 64
+"""Beam width on validation requests, that of the retriever."""
+
+
+@dataclass
+class ModelArguments:
+    """The model's size and what it reads."""
+
+    run: str = field(default="runs/demo", metadata={"help": "Run folder with a corpus and semantic IDs."})
+    stage: str = field(default="sft", metadata={"help": "The model is written to models/STAGE of the run."})
+    backbone: str = field(
+        default="gpt2",
+        metadata={"help": "Family of a new causal backbone (gpt2, llama, qwen3), or a config by path or hub id."},
+    )
+    width: int = field(default=128, metadata={"help": "Width of a new backbone."})
+    layers: int = field(default=2, metadata={"help": "Its layers."})
+    heads: int = field(default=4, metadata={"help": "Its attention heads."})
+    feed_forward: int = field(default=256, metadata={"help": "Width of its feed-forward layers."})
+    positions: int = field(default=50, metadata={"help": "Items of a history that are read, the latest."})
+    dropout: float = field(default=0.3, metadata={"help": "Dropout of what is read and of the states."})
+    content_width: int = field(default=192, metadata={"help": "Principal directions of the item vectors; 0 for none."})
+    temperature: float = field(default=0.07, metadata={"help": "Of the cosines."})
+    normalise: str = field(
+        default="children", metadata={"help": "A code competes with a prefix's children, or with its level's codes."}
+    )
+    interest: float = field(default=1.0, metadata={"help": "Weight of the interest head's loss; 0 for no head."})
+    negatives: int = field(default=0, metadata={"help": "Items that the interest head's loss draws; 0 for all."})
+    valid_requests: int = field(default=4000, metadata={"help": "Held-out examples."})
+
+
+@dataclass
+class SequenceArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for histories."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    per_device_train_batch_size: int = 256
+    per_device_eval_batch_size: int = 512
+    num_train_epochs: float = 10.0
+    warmup_steps: float = 100
+    lr_scheduler_type: str = "cosine"
+    logging_steps: float = 50
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 1
+    eval_strategy: str = "epoch"
+    load_best_model_at_end: bool | None = True
+    metric_for_best_model: str | None = "loss"
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    report_to: str = "none"
+    use_cpu: bool = field(
+        default=not torch.accelerator.is_available(),
+        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
+    )
+    remove_unused_columns: bool = False
+    disable_tqdm: bool | None = True
+    dataloader_pin_memory: bool = torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Examples(Dataset[int]):
+    """Windows of histories by number; the collator does the rest.
+
+    Attributes:
+        first, end: (W,) the counted events (see `SequenceBuilder`) that are read.
+        begins: (W,) bool, whether a history begins at `first`.
+        query: (W,) what was asked at the end, a query of the corpus or -1.
+        target: (W,) the item that follows, the only one to be learnt; -1 where every next item is.
+    """
+
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+    begins: NDArray[np.bool_]
+    query: NDArray[np.int64]
+    target: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, place: int) -> int:
+        return place
+
+
+class Histories:
+    """Collates windows into arguments of `SequenceGenerator.forward`."""
+
+    def __init__(self, builder: SequenceBuilder, split: NDArray[np.int8]) -> None:
+        self.builder = builder
+        corpus = builder.corpus
+        asked = (split == TRAIN) & (corpus.kind == target_kind(corpus))
+        self._label = np.append(np.where(asked, corpus.item, -1)[builder.event], -1).astype(np.int64)
+
+    def training(self, split: NDArray[np.int8]) -> Examples:
+        """The training parts of all histories."""
+        first, end, begins = self.builder.windows(split == TRAIN)
+        query = self.builder.corpus.query[self.builder.event[end - 1]].astype(np.int64)
+        return Examples(first, end - 1, begins, query, np.full(len(first), -1))
+
+    def held_out(self, requests: Requests) -> Examples:
+        """One window a request."""
+        start, end = self.builder.before[requests.history_start], self.builder.before[requests.history_end]
+        first = np.maximum(start, end - self.builder.positions)
+        query = self.builder.corpus.query[requests.event].astype(np.int64)
+        return Examples(first, end, first == start, query, requests.target.astype(np.int64))
+
+    def batch(self, examples: Examples, rows: Sequence[int]) -> dict[str, Tensor]:
+        """The examples `rows`; every label is a training event, or the target of a request."""
+        chosen = np.asarray(rows)
+        first, end, target = examples.first[chosen], examples.end[chosen], examples.target[chosen]
+        items = self.builder.gather(first, end, examples.begins[chosen])
+        place = np.arange(items.shape[1]) + first[:, None]
+        labels = np.where(place <= end[:, None], self._label[np.minimum(place, len(self._label) - 1)], -1)
+        single = target >= 0
+        labels[single] = np.where(place[single] == end[single, None], target[single, None], -1)
+        batch = {"items": torch.from_numpy(items), "labels": torch.from_numpy(labels)}
+        queries = self.builder.queries(first, end, examples.query[chosen])
+        return batch if queries is None else {**batch, "queries": torch.from_numpy(queries)}
+
+
+class SequenceTrainer(Trainer):
+    """A `Trainer` whose batches hold histories of similar length, the same ones however many processes there are."""
+
+    def __init__(self, *arguments: Any, histories: Histories, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._histories = histories
+
+    def get_train_dataloader(self) -> Any:
+        examples = self.train_dataset
+        self.data_collator = lambda rows: self._histories.batch(examples, rows)
+        return super().get_train_dataloader()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        examples = self.eval_dataset if eval_dataset is None else eval_dataset
+        self.data_collator = lambda rows: self._histories.batch(examples, rows)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        whole = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return SimilarLengths(examples.end - examples.first, whole, self.args.seed)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """The loss alone: the Trainer would gather all other outputs."""
+        with torch.inference_mode(), self.compute_loss_context_manager():
+            return model(**self._prepare_inputs(inputs)).loss.detach(), None, None
+
+
+def new_backbone(model: ModelArguments) -> transformers.PreTrainedConfig:
+    """The configuration of a backbone that starts from nothing; a path or hub id is read as it is."""
+    if model.backbone not in transformers.CONFIG_MAPPING:
+        return AutoConfig.from_pretrained(model.backbone)
+    kind = transformers.CONFIG_MAPPING[model.backbone]
+    if model.backbone == "gpt2":
+        return kind(
+            n_embd=model.width,
+            n_layer=model.layers,
+            n_head=model.heads,
+            n_inner=model.feed_forward,
+            n_positions=model.positions + 1,
+            activation_function="relu",
+            embd_pdrop=0.0,  # the model drops what is read and the states; between layers it would cost as much again
+            resid_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    return kind(
+        hidden_size=model.width,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.heads,
+        head_dim=model.width // model.heads,
+        intermediate_size=model.feed_forward,
+        max_position_embeddings=model.positions + 1,
+    )
+
+
+def train(model_args: ModelArguments, args: SequenceArguments, progress: Progress | None = None) -> None:
+    """Train on the run's training events into `models/STAGE`; an interrupted training goes on."""
+    keep_freed_memory()
+    run = Run.open(model_args.run)
+    target = run.folder / "models" / model_args.stage
+    if args.output_dir == UNNAMED:
+        args.output_dir = str(target)
+    corpus, table = Corpus.load(run.folder / "corpus"), SidTable.load(run.folder / "sid")
+    split = make_split(corpus, run.settings.split)
+    held_out = sample_requests(corpus, split, VALID, model_args.valid_requests, args.seed)
+    encoder = load_text_encoder(run.settings.encoder) if corpus.queries else None
+    builder = SequenceBuilder(corpus, model_args.positions, encoder)
+    histories = Histories(builder, split)
+    training = histories.training(split)
+    if len(training) < args.train_batch_size * args.world_size:
+        raise UserError(
+            "fewer histories than one batch",
+            place=run.folder / "corpus",
+            value=len(training),
+            remedy="lower --per_device_train_batch_size",
+        )
+    content = ItemContent.fit(item_vectors(run, corpus, split), model_args.content_width)
+
+    transformers.set_seed(args.seed)
+    config = SequenceConfig(
+        backbone=new_backbone(model_args),
+        level_sizes=list(table.level_sizes),
+        positions=model_args.positions,
+        content=content.vectors.shape[1],
+        query=0 if encoder is None else encoder.dimension,
+        temperature=model_args.temperature,
+        dropout=model_args.dropout,
+        normalise=model_args.normalise,
+        interest=model_args.interest,
+        negatives=model_args.negatives,
+    )
+    model = SequenceGenerator(config).bind(item_tree(table, content, np.arange(len(table.codes))))
+    trainer = SequenceTrainer(
+        model=model,
+        args=args,
+        train_dataset=training,
+        eval_dataset=histories.held_out(held_out),
+        histories=histories,
+    )
+    if progress is not None:  # the caller shows what happens
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Reporter(progress))
+    checkpoints = Path(str(args.output_dir))
+    # an interrupted training with the same settings and the same semantic IDs goes on
+    basis = {"model": config.to_dict(), "sid": stamps(run.folder / "sid")}
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
+    if trainer.is_world_process_zero():
+        reader = SequenceReader(table, builder, content, model)
+        found, model.config.interest_share = validation(reader, held_out)
+        trainer.log(found)
+        content.save(target)
+        model.save_pretrained(target)
+        write_json(target / "log_history.json", trainer.state.log_history)
+        for checkpoint in checkpoints.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        (checkpoints / "checkpoint.json").unlink(missing_ok=True)
+
+
+def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, float], float]:
+    """How well each mode finds the target of held-out requests, and the best of `SHARES` for both together."""
+    ranks: dict[str, list[Tensor]] = {}
+    for start in range(0, len(requests), 256):
+        part = requests.part(slice(start, start + 256))
+        right = torch.from_numpy(part.target.astype(np.int64)).to(reader.device).unsqueeze(1)
+        scorer: Interested[None] = reader.read(part)
+        if reader.interest is None:
+            from onesearch.search import beam_search
+
+            found = beam_search(scorer, WIDTH, 10)
+            ranks.setdefault("generate", []).append(_rank(found.items, found.scores, right))
+            continue
+        items, log_prob, logit = candidates(scorer, reader.interest, WIDTH)
+        ranks.setdefault("generate", []).append(_rank(items[:, :WIDTH], log_prob[:, :WIDTH], right))
+        near, score = reader.interest.search(scorer.interest, 10)
+        ranks.setdefault("interest", []).append(_rank(near, score, right))
+        for share in SHARES:
+            both = ((1 - share) * log_prob + share * logit).masked_fill(items < 0, -torch.inf)
+            ranks.setdefault(f"both {share}", []).append(_rank(items, both, right))
+    found_by = {mode: torch.cat(one).double() for mode, one in ranks.items()}
+    ndcg = {
+        mode: float(torch.where(rank < 10, 1 / torch.log2(rank + 2), 0).mean()) for mode, rank in found_by.items()
+    }
+    best = max((share for share in SHARES if f"both {share}" in ndcg), key=lambda one: ndcg[f"both {one}"], default=0.5)
+    shown = {"generate": "generate", "interest": "interest", "both": f"both {best}"}
+    values = {}
+    for name, mode in shown.items():
+        if mode in found_by:
+            values[f"valid_recall@10 {name}"] = float((found_by[mode] < 10).double().mean())
+            values[f"valid_ndcg@10 {name}"] = ndcg[mode]
+    return values, best
+
+
+def _rank(items: Tensor, scores: Tensor, right: Tensor) -> Tensor:
+    """(B,) how many of the items (B, K) score more than the right one (B, 1); infinite where it is not among them."""
+    hit = items == right
+    own = scores.masked_fill(~hit, -torch.inf).amax(1, keepdim=True)
+    return (scores > own).sum(1).double().masked_fill(~hit.any(1), torch.inf)
+
+
+def train_run(run: Run, progress: Progress) -> None:
+    """The training step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
+    transformers.utils.logging.disable_progress_bar()
+    config = [] if run.settings.sft is None else ["--config", run.settings.sft]
+    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
+
+
+def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SequenceArguments]:
+    """Arguments of the command line over those of the YAML over the defaults.
+
+    Raises:
+        UserError: the YAML has an option that does not exist.
+    """
+    model_args, args = parse_options((ModelArguments, SequenceArguments), __doc__, arguments)
+    return model_args, args
+
+
+def main() -> None:
+    """The entry point of `accelerate launch training/sequence.py`."""
+    try:
+        check_processes()
+        model_args, args = parse()
+        args.disable_tqdm = False
+        train(model_args, args)
+    except UserError as error:
+        raise SystemExit(fail(error)) from None
+
+
+if __name__ == "__main__":
+    main()
