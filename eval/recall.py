@@ -3,7 +3,8 @@
     python -m eval.recall --run runs/demo
 
 writes `eval/recall.json` (means, intervals, paired differences, slices), `eval/per_query.parquet` (a value per system,
-search and metric) and `eval/trec/` (run files and qrels) into the run folder.
+search and metric) and `eval/trec/` (run files and qrels) into the run folder. For a log without queries the baselines
+are popularity and SASRec, and rankings are also reported without what the user has seen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +24,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from eval.baselines import System
-from eval.baselines.fit import BASELINES, fit_baselines
-from eval.generator import GeneratorSystem
+from eval.baselines.fit import BASELINES, HISTORY_BASELINES, fit_baselines, fit_history_baselines
+from eval.baselines.sasrec import SASRec
+from eval.generator import NAMES, GeneratorSystem
 from eval.metrics import METRICS, Bootstrap, per_query
 from eval.trec import write_qrels, write_run
+from eval.unseen import without_seen
+from onesearch.context.sequence import ItemContent
 from onesearch.corpus import TEST, TRAIN, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.corpus.schema import QUERY_KINDS, QUERY_NOISE
 from onesearch.embed import load_text_encoder
@@ -34,11 +38,12 @@ from onesearch.errors import UserError
 from onesearch.files import atomic_path, write_json
 from onesearch.retriever import Retriever
 from onesearch.run import Run
+from onesearch.semantic_ids import item_vectors
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
-OWN: Final = "generator"
+OWN: Final = tuple(NAMES.values())
 DEPTH: Final = 50
 """Items that each system returns."""
 
@@ -47,6 +52,14 @@ HEAD: Final = 0.8
 
 MAIN: Final = "mrr@10"
 """Names the strongest baseline."""
+
+HISTORY_METRICS: Final = ("recall@1", "recall@5", "recall@10", "recall@50", "mrr@10", "ndcg@5", "ndcg@10")
+SHOWN: Final = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+"""Of a log without queries, as papers on sequential recommendation have them."""
+
+UNSEEN_DEPTH: Final = 10
+CONTENT: Final = 192
+"""Principal directions of the item vectors that SASRec is given."""
 
 SLICE_METRICS: Final = ("mrr@10", "recall@10", "ndcg@10")
 
@@ -61,11 +74,20 @@ class Evaluation:
     report: dict[str, Any]
 
 
-def evaluate_run(folder: Path, progress: Progress = lambda done, total: None, stage: str = "sft") -> dict[str, Any]:
+def evaluate_run(
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+    stage: str = "sft",
+    without: Collection[str] = (),
+) -> dict[str, Any]:
     """Fit the baselines, let every system answer the run's test searches, and write the results into the run folder:
     to `eval`, or to `eval/STAGE` for the model of another stage than sft.
 
     Settings are chosen on validation searches; the test searches are answered once.
+
+    Args:
+        stage: which model of the run.
+        without: baselines to leave out, for a log without queries.
     """
     run = Run.open(folder)
     settings = run.settings
@@ -76,17 +98,21 @@ def evaluate_run(folder: Path, progress: Progress = lambda done, total: None, st
     test = sample_requests(corpus, split, TEST, settings.test_requests, settings.seed)
     if len(valid) == 0 or len(test) == 0:
         raise UserError("no held-out searches", place=folder / "corpus", remedy="the log needs more events")
-    steps = 2 * BASELINES + 1
-    encoder = load_text_encoder(settings.encoder)
-    baselines = fit_baselines(
-        corpus, split, valid, encoder, seed=settings.seed, fitted=lambda count: progress(count, steps)
-    )
-    own = GeneratorSystem(retriever)
-    systems: list[System] = [*baselines, own]
+    own = GeneratorSystem.all(retriever)
+    count = BASELINES if corpus.queries else HISTORY_BASELINES
+    steps, fitted = 2 * count + len(own), lambda done: progress(done, steps)
+    if corpus.queries:
+        encoder = load_text_encoder(settings.encoder)
+        baselines = fit_baselines(corpus, split, valid, encoder, seed=settings.seed, fitted=fitted)
+    else:
+        content = ItemContent.fit(item_vectors(run, corpus, split), CONTENT).vectors
+        baselines = fit_history_baselines(
+            corpus, split, valid, content, without=without, seed=settings.seed, fitted=fitted
+        )
     evaluation = evaluate(
-        systems, corpus, split, test, seed=settings.seed, ranked=lambda count: progress(BASELINES + count, steps)
+        [*baselines, *own], corpus, split, test, seed=settings.seed, ranked=lambda done: progress(count + done, steps)
     )
-    evaluation.report["exact_share"] = own.exact_share
+    evaluation.report["exact_share"] = own[0].exact_share
     write_evaluation(folder / "eval" if stage == "sft" else folder / "eval" / stage, evaluation, corpus, test)
     return evaluation.report
 
@@ -115,11 +141,12 @@ def evaluate(
         items[system.name], scores[system.name] = system.rank(requests, k)
         logger.info("%s answered %d searches in %.1f s", system.name, len(requests), time.perf_counter() - began)
         ranked(number)
-    values = {name: per_query(found, requests.target) for name, found in items.items()}
+    metrics = METRICS if corpus.queries else HISTORY_METRICS
+    values = {name: per_query(found, requests.target, metrics) for name, found in items.items()}
     draws = Bootstrap(requests.user, seed=seed)
-    baselines = {name: one[MAIN].mean() for name, one in values.items() if name != OWN}
+    baselines = {name: one[MAIN].mean() for name, one in values.items() if name not in OWN}
     strongest = max(baselines, key=lambda name: baselines[name])
-    report = {
+    report: dict[str, Any] = {
         "systems": {
             name: {metric: draws.mean(found).as_dict() for metric, found in one.items()} for name, one in values.items()
         },
@@ -138,6 +165,13 @@ def evaluate(
         },
         "tuned": {system.name: {name: _plain(one) for name, one in system.tuned.items()} for system in systems},
     }
+    if not corpus.queries:
+        report["shown"] = list(SHOWN)
+        report["unseen"] = {}
+        for system in systems:
+            kept = without_seen(system, corpus, requests, items[system.name], UNSEEN_DEPTH)
+            found = per_query(kept, requests.target, SHOWN)
+            report["unseen"][system.name] = {metric: draws.mean(one).as_dict() for metric, one in found.items()}
     return Evaluation(items, scores, values, report)
 
 
@@ -206,21 +240,29 @@ def write_evaluation(folder: Path, evaluation: Evaluation, corpus: Corpus, reque
     write_json(folder / "recall.json", evaluation.report)
 
 
+def _spelt(values: Mapping[str, Mapping[str, float]]) -> str:
+    return "  ".join(f"{metric} {one['mean']:.4f}" for metric, one in values.items())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m eval.recall --run runs/demo`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run folder with a trained generator")
     parser.add_argument("--stage", default="sft", help="which of its models")
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=[SASRec.name], help="baselines that need not be trained again"
+    )
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = parser.parse_args(arguments)
     try:
-        given = parser.parse_args(arguments)
-        results = evaluate_run(given.run, stage=given.stage)
+        results = evaluate_run(options.run, stage=options.stage, without=options.without)
     except UserError as error:
         sys.stderr.write(f"onesearch: {error}\n")
         return 2
     for name, one in results["systems"].items():
-        shown = "  ".join(f"{metric} {one[metric]['mean']:.4f}" for metric in METRICS)
-        sys.stdout.write(f"{name:<12} {shown}\n")
+        sys.stdout.write(f"{name:<20} {_spelt(one)}\n")
+    for name, one in results.get("unseen", {}).items():
+        sys.stdout.write(f"{name + ', unseen':<20} {_spelt(one)}\n")
     return 0
 
 

@@ -78,7 +78,12 @@ def prepare(
     ] = None,
     path: Annotated[Path | None, typer.Option(metavar="PATH", help="File or folder of the source.")] = None,
     on_error: Annotated[
-        str | None, typer.Option(metavar="stop|skip|mend", help="At rows that break the schema; mend keeps items without a title.", show_default="stop")
+        str | None,
+        typer.Option(
+            metavar="stop|skip|mend",
+            help="At rows that break the schema; mend is skip, but keeps items without a title.",
+            show_default="stop",
+        ),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -347,7 +352,7 @@ def _generate_file(folder: Path, source: Path, target: Path, k: int, stage: str,
     from onesearch.retriever import Retriever, check_mode
 
     console = Console(stderr=True)
-    retriever = Retriever.load(folder)
+    retriever = Retriever.load(folder, stage)
     known = check_mode(retriever.reader, mode)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("searching", total=None)

@@ -26,20 +26,23 @@ def spell_metric(name: str) -> str:
     return f"{'Recall' if kind == 'recall' else kind.upper()}@{cutoff}"
 
 
-def spell_number(value: float, signed: bool = False) -> str:
-    """Three decimals, no leading zero, as results are printed in papers.
+def spell_number(value: float, signed: bool = False, digits: int = 3) -> str:
+    """Three decimals or another number, no leading zero, as results are printed in papers.
 
     >>> spell_number(0.5084), spell_number(-0.02, signed=True), spell_number(1.0)
     ('.508', '-.020', '1.000')
     """
-    text = f"{value:+.3f}" if signed else f"{value:.3f}"
-    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 - 0.5 * 10**-digits else text
 
 
 def answer_table(answer: Mapping[str, Any]) -> Group:
     """One search: its hits as a table, and the purchases that the model was given."""
     user = f"for household {answer['user']}" if answer["user"] is not None else "for nobody in particular"
-    title = Text.assemble(("“", "dim"), (answer["query"], "bold"), ("”", "dim"), f" {user}")
+    if answer["query"]:
+        title = Text.assemble(("“", "dim"), (answer["query"], "bold"), ("”", "dim"), f" {user}")
+    else:
+        title = Text(user.replace("household", "user"))
     table = _table()
     table.add_column("#", justify="right", style="dim")
     table.add_column("item", style="dim", no_wrap=True)
@@ -95,7 +98,9 @@ def systems_table(results: Mapping[str, Any]) -> Table:
     systems = results["systems"]
     table = _table(f"{results['queries']:,} held-out searches, mean and 95 % interval")
     table.add_column("", no_wrap=True)
-    shown = [metric for metric in METRICS if all(metric in values for values in systems.values())]
+    wanted = results.get("shown", METRICS)
+    shown = [metric for metric in wanted if all(metric in values for values in systems.values())]
+    digits = 4 if "shown" in results else 3
     for metric in shown:
         table.add_column(spell_metric(metric), justify="right", no_wrap=True)
     best = {metric: max(values[metric]["mean"] for values in systems.values()) for metric in shown}
@@ -103,8 +108,9 @@ def systems_table(results: Mapping[str, Any]) -> Table:
         cells = []
         for metric in shown:
             one = values[metric]
-            cell = Text(spell_number(one["mean"]), "bold green" if one["mean"] == best[metric] else "")
-            cells.append(cell.append(f"\n{spell_number(one['low'])}–{spell_number(one['high'])}", "dim not bold"))
+            cell = Text(spell_number(one["mean"], digits=digits), "bold green" if one["mean"] == best[metric] else "")
+            span = f"\n{spell_number(one['low'], digits=digits)}–{spell_number(one['high'], digits=digits)}"
+            cells.append(cell.append(span, "dim not bold"))
         table.add_row(Text(name, "bold" if name == "generator" else ""), *cells)
     strongest = results.get("strongest_baseline")
     difference = results.get("differences", {}).get("generator")
@@ -114,9 +120,15 @@ def systems_table(results: Mapping[str, Any]) -> Table:
         for metric in shown:
             one = difference[metric]
             colour = "green" if one["low"] > 0 else "red" if one["high"] < 0 else ""
-            span = f"\n{spell_number(one['low'], signed=True)}\nto {spell_number(one['high'], signed=True)}"
-            cells.append(Text(spell_number(one["mean"], signed=True), colour).append(span, "dim"))
+            low, high = (spell_number(one[end], signed=True, digits=digits) for end in ("low", "high"))
+            mean = Text(spell_number(one["mean"], signed=True, digits=digits), colour)
+            cells.append(mean.append(f"\n{low}\nto {high}", "dim"))
         table.add_row(f"generator\n− {strongest}", *cells)
+    if "unseen" in results:
+        table.add_section()
+        for name, values in results["unseen"].items():
+            cells = [Text(spell_number(values[metric]["mean"], digits=digits)) for metric in shown]
+            table.add_row(Text(f"{name}, unseen", "dim"), *cells)
     return table
 
 

@@ -317,9 +317,7 @@ def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, fl
             both = ((1 - share) * log_prob + share * logit).masked_fill(items < 0, -torch.inf)
             ranks.setdefault(f"both {share}", []).append(_rank(items, both, right))
     found_by = {mode: torch.cat(one).double() for mode, one in ranks.items()}
-    ndcg = {
-        mode: float(torch.where(rank < 10, 1 / torch.log2(rank + 2), 0).mean()) for mode, rank in found_by.items()
-    }
+    ndcg = {mode: float(torch.where(rank < 10, 1 / torch.log2(rank + 2), 0).mean()) for mode, rank in found_by.items()}
     best = max((share for share in SHARES if f"both {share}" in ndcg), key=lambda one: ndcg[f"both {one}"], default=0.5)
     shown = {"generate": "generate", "interest": "interest", "both": f"both {best}"}
     values = {}

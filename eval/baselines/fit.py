@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from eval.baselines.features import Features
 from eval.baselines.history import OwnHistory
 from eval.baselines.popularity import FreshPopularity, PopularitySystem
 from eval.baselines.purchases import Purchases
+from eval.baselines.sasrec import SASRec
 from eval.baselines.text import Texts
 from onesearch.context.taste import Taste
 from onesearch.corpus import TRAIN, Corpus, Requests, item_texts
@@ -27,6 +28,33 @@ from onesearch.errors import UserError
 logger = logging.getLogger(__name__)
 
 BASELINES = 5
+
+
+HISTORY_BASELINES = 2
+
+
+def fit_history_baselines(
+    corpus: Corpus,
+    split: NDArray[np.int8],
+    valid: Requests,
+    content: NDArray[np.float32],
+    *,
+    without: Collection[str] = (),
+    seed: int = 0,
+    fitted: Callable[[int], None] = lambda count: None,
+) -> list[System]:
+    """Popularity and SASRec, for a log without queries: nothing to be said by systems that compare texts.
+
+    Args:
+        content: (N, V) unit vectors of the items, those that the generator is given.
+        without: names of systems to leave out.
+    """
+    systems: list[System] = [PopularitySystem.fit(FreshPopularity(corpus), valid)]
+    fitted(1)
+    if SASRec.name not in without:
+        systems.append(SASRec.fit(corpus, split, content, valid, seed))
+    fitted(HISTORY_BASELINES)
+    return systems
 
 
 def fit_baselines(

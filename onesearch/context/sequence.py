@@ -39,15 +39,15 @@ class ItemContent:
     @classmethod
     def fit(cls, vectors: NDArray[np.float32], width: int) -> ItemContent:
         """The `width` directions in which vectors (N, W) vary most, or all W if that is fewer."""
-        mean = vectors.mean(0)
+        mean = vectors.mean(0).astype(np.float32)
         centred = vectors - mean
         _, _, directions = np.linalg.svd(centred.T @ centred)
         kept = np.ascontiguousarray(directions[:width].T, np.float32)
-        return cls(mean, kept, unit_rows(centred @ kept))
+        return cls(mean, kept, unit_rows((centred @ kept).astype(np.float32)))
 
     def with_items(self, vectors: NDArray[np.float32]) -> ItemContent:
         """The same with more items (n, W) behind those that are there."""
-        new = unit_rows((vectors - self.mean) @ self.directions)
+        new = unit_rows(np.asarray((vectors - self.mean) @ self.directions, np.float32))
         return ItemContent(self.mean, self.directions, np.concatenate([self.vectors, new]))
 
     def save(self, folder: Path) -> None:

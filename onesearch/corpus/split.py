@@ -87,6 +87,11 @@ class Requests:
         values = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
         return Requests(**values)
 
+    def take(self, rows: NDArray[np.integer]) -> Requests:
+        """The requests of these places."""
+        values = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name != "query"}
+        return Requests(**values, query=[self.query[row] for row in rows])
+
     @classmethod
     def of(cls, corpus: Corpus, events: NDArray[np.int64]) -> Requests:
         """The requests behind these events; an event without a query gets the empty one."""

@@ -50,9 +50,7 @@ def ranged_softmax_loss(
     return _Ranged.apply(queries, keys, first, count, target, weight, scale)
 
 
-def ranged_logits(
-    queries: Tensor, keys: Tensor, first: Tensor, count: Tensor, scale: float, width: int
-) -> Tensor:
+def ranged_logits(queries: Tensor, keys: Tensor, first: Tensor, count: Tensor, scale: float, width: int) -> Tensor:
     """(P, width) float32 `scale * queries[p] @ keys[first[p] + c]` in place c, -inf from `count[p]` on.
 
     Sampled dense-dense products: neither a (P, M) matrix nor a copy of the keys of every row is made.

@@ -48,5 +48,7 @@ class InterestHead(nn.Module):
         drawn = torch.randint(len(items), (self.negatives,), device=target.device)
         drawn = drawn[~torch.isin(drawn, kept)].unique()  # a target of the batch is no negative of itself
         chance = torch.full((len(kept) + len(drawn),), 0.0, device=target.device)
-        chance[len(kept) :] = -torch.log1p(torch.tensor(-(1 - 1 / len(items)) ** self.negatives))  # drawn at least once
+        chance[len(kept) :] = -torch.log1p(
+            torch.tensor(-((1 - 1 / len(items)) ** self.negatives))
+        )  # drawn at least once
         return softmax_loss(interest, items[torch.cat([kept, drawn])], place, weight, self.scale, chance)

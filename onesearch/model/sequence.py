@@ -100,9 +100,7 @@ class SequenceGenerator(PreTrainedModel):
         self.begin = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(config.dropout)
         self.decoder = nn.ModuleList(Decoder(width, prefix=level > 0) for level in range(levels))
-        self.interest = (
-            InterestHead(width, width, config.temperature, config.negatives) if config.interest else None
-        )
+        self.interest = InterestHead(width, width, config.temperature, config.negatives) if config.interest else None
         self.catalogue: ItemTree | None = None
         self.post_init()
 
@@ -141,7 +139,9 @@ class SequenceGenerator(PreTrainedModel):
 
     def code_keys(self, level: int) -> Tensor:
         """(size, D) unit vectors of a level's codes, for `normalise: level`."""
-        return F.normalize(self.codes[level].weight, dim=-1)
+        embedding = self.codes[level]
+        assert isinstance(embedding, nn.Embedding)
+        return F.normalize(embedding.weight.float(), dim=-1)
 
     def _vectors(self, codes: Tensor, content: Tensor) -> Tensor:
         total = sum(self.codes[level](codes[:, level]) for level in range(codes.shape[1]))

@@ -24,7 +24,8 @@ class Reader(Protocol):
             (see `onesearch.search.fusion.Interested`); None for a model without.
     """
 
-    interest: InterestIndex | None
+    @property
+    def interest(self) -> InterestIndex | None: ...
 
     @property
     def index(self) -> PrefixIndex:

@@ -33,7 +33,8 @@ class Interested(Scorer[State], Protocol[State]):
         interest: (B, D) the interest vectors of the requests.
     """
 
-    interest: Tensor
+    @property
+    def interest(self) -> Tensor: ...
 
 
 @torch.inference_mode()

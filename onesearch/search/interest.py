@@ -60,8 +60,8 @@ class InterestIndex:
 
     def _filtered(self, asked: NDArray[np.float32], k: int, mask: Tensor) -> tuple[Any, Any]:
         bits = np.packbits(mask.cpu().numpy()[self._items], bitorder="little")
-        chosen = faiss.IDSelectorBitmap(bits)
-        return self._index.search(asked, k, params=faiss.SearchParameters(sel=chosen))
+        python: Any = faiss  # its type stubs know the C++ signatures alone
+        return self._index.search(asked, k, params=python.SearchParameters(sel=python.IDSelectorBitmap(bits)))
 
     def logits(self, wanted: Tensor, items: Tensor) -> Tensor:
         """(B, K) logits of items (B, K) for what is wanted (B, D), -inf where an item is -1."""

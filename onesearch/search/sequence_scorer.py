@@ -71,7 +71,9 @@ class SequenceScorer:
             return (asked @ self.keys.keys[0].T * self.model.scale).log_softmax(-1), child, code
         edges = self.index.child[depth].long()
         first, count = edges[nodes].flatten(), (edges[nodes + 1] - edges[nodes]).flatten()
-        logit = ranged_logits(asked.flatten(0, 1), self.keys.keys[depth], first, count, self.model.scale, child.shape[-1])
+        logit = ranged_logits(
+            asked.flatten(0, 1), self.keys.keys[depth], first, count, self.model.scale, child.shape[-1]
+        )
         return logit.view(child.shape).log_softmax(-1), child, code
 
     def advance(self, state: None, depth: int, parent: Tensor, code: Tensor) -> None:
