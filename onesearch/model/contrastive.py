@@ -7,11 +7,14 @@ Under autocast the products are of its type, and sums are float32.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
 
 BLOCK = 2**22
 """Logits at a time: a block and its exponentials stay in the caches of a processor."""

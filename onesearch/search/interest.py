@@ -54,7 +54,7 @@ class InterestIndex:
                 mine = np.flatnonzero(which == number)
                 score[mine, :most], place[mine, :most] = self._filtered(asked[mine], most, masks[int(number)])
         items = np.where(place >= 0, self._items[place.clip(min=0)], -1)
-        logits = np.where(place >= 0, score * self.scale, -np.inf)
+        logits = np.where(place >= 0, score, -np.inf) * np.float32(self.scale)
         device = wanted.device
         return torch.from_numpy(items).to(device), torch.from_numpy(logits.astype(np.float32)).to(device)
 
