@@ -147,12 +147,14 @@ def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
 
     >>> _axis(0.12, 0.51)
     (0.1, 0.6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    >>> _axis(1.0, 10.5)  # nine and a half are too many for steps of two
+    (0.0, 15.0, [0.0, 5.0, 10.0, 15.0])
     """
     span = max(high - low, 1e-6)
     unit = 10 ** math.floor(math.log10(span))
-    step = next(size * unit for size in (0.2, 0.5, 1, 2) if span / (size * unit) <= 4)
+    step = next(size * unit for size in (0.2, 0.5, 1, 2, 5) if span / (size * unit) <= 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [round(place * step, 9) for place in range(first, max(last, first + 1) + 1)]
+    ticks = [round(place * float(step), 9) for place in range(first, max(last, first + 1) + 1)]
     return ticks[0], ticks[-1], ticks
 
 

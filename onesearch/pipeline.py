@@ -61,13 +61,12 @@ def prepare(run: Run, progress: Progress) -> None:
 
     settings = run.settings
     find_method(settings)  # a mistake in a later step's settings must not wait until that step
-    path = None if settings.path is None else Path(settings.path)
     for left in run.folder.glob(".corpus.*"):  # of a process that was killed, and may be as large as the log
         shutil.rmtree(left)
     sources.prepare(
         settings.source,
         run.folder / "corpus",
-        path=path,
+        path=settings.source_path,
         on_error=settings.on_error,
         seed=settings.seed,
         users=settings.users,
@@ -136,8 +135,8 @@ def report(run: Run, progress: Progress) -> None:
 
 
 def _source_files(run: Run) -> dict[str, Any]:
-    path = run.settings.path
-    return {} if path is None or not Path(path).exists() else {"source": stamps(Path(path), PICTURES)}
+    path = run.settings.source_path
+    return {} if path is None or not path.exists() else {"source": stamps(path, PICTURES)}
 
 
 def _pictures(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +22,7 @@ class Settings:
 
     Attributes:
         source: where the log comes from, see `onesearch.corpus.sources`.
-        path: file or folder of the source; None where the source brings or fetches its own data.
+        path: file or folder of the source, `~` and `$VARIABLES` allowed; None where it brings or fetches its own data.
         on_error: what to do with rows that break the schema; "mend" is "skip" that keeps items without a title.
         users: keep only the first so many users (a slice for trying things out).
         seed: of derived queries, samples, codebooks and weights.
@@ -83,6 +84,11 @@ class Settings:
     def read(cls, path: Path | str) -> Settings:
         """Settings of a YAML file; see `of`."""
         return cls.of(read_yaml(Path(path)), place=path)
+
+    @property
+    def source_path(self) -> Path | None:
+        """`path` with `~` and environment variables filled in."""
+        return None if self.path is None else Path(os.path.expandvars(self.path)).expanduser()
 
     def write(self, path: Path) -> None:
         """Write every setting, the defaults too, so that a later version of the program gives the same run."""

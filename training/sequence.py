@@ -4,7 +4,7 @@
 
 A `transformers.Trainer` does the loop, as in `training/sft.py`: checkpoints, resume, several processes and mixed
 precision are the ones people know, and every option of `TrainingArguments` is an option here. Only training events are
-learnt from. The best checkpoint is that with the lowest loss on validation events; what interest counts beside
+learnt from. The best checkpoint is that with the highest NDCG@10 on validation requests; what interest counts beside
 generation in `--mode both` is chosen on them too.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,8 @@ class SequenceArguments(TrainingArguments):
     save_total_limit: int | None = 1
     eval_strategy: str = "epoch"
     load_best_model_at_end: bool | None = True
-    metric_for_best_model: str | None = "loss"
+    metric_for_best_model: str | None = "ndcg@10"
+    greater_is_better: bool | None = True
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     report_to: str = "none"
     use_cpu: bool = field(
@@ -175,12 +176,24 @@ class Histories:
         return batch if queries is None else {**batch, "queries": torch.from_numpy(queries)}
 
 
+Ranked = Callable[[], tuple[dict[str, float], float]]
+"""Gives what `validation` gives for the model as it is."""
+
+
 class SequenceTrainer(Trainer):
     """A `Trainer` whose batches hold histories of similar length, the same ones however many processes there are."""
 
-    def __init__(self, *arguments: Any, histories: Histories, **options: Any) -> None:
+    def __init__(self, *arguments: Any, histories: Histories, ranked: Ranked, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._histories = histories
+        self._histories, self._ranked = histories, ranked
+
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """The loss, and how well each mode ranks: the loss rises long before ranking gets worse."""
+        values: dict[str, float] = super().evaluate(*arguments, **options)
+        found = {f"eval_{name}": value for name, value in self._ranked()[0].items()}
+        self.model.train()
+        self.log(found)
+        return {**values, **found}
 
     def get_train_dataloader(self) -> Any:
         examples = self.train_dataset
@@ -276,6 +289,7 @@ def train(model_args: ModelArguments, args: SequenceArguments, progress: Progres
         train_dataset=training,
         eval_dataset=histories.held_out(held_out),
         histories=histories,
+        ranked=lambda: validation(SequenceReader(table, builder, content, model), held_out),
     )
     if progress is not None:  # the caller shows what happens
         trainer.remove_callback(PrinterCallback)
@@ -287,7 +301,7 @@ def train(model_args: ModelArguments, args: SequenceArguments, progress: Progres
     if trainer.is_world_process_zero():
         reader = SequenceReader(table, builder, content, model)
         found, model.config.interest_share = validation(reader, held_out)
-        trainer.log(found)
+        trainer.log({f"valid_{name}": value for name, value in found.items()})
         content.save(target)
         model.save_pretrained(target)
         write_json(target / "log_history.json", trainer.state.log_history)
@@ -297,7 +311,10 @@ def train(model_args: ModelArguments, args: SequenceArguments, progress: Progres
 
 
 def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, float], float]:
-    """How well each mode finds the target of held-out requests, and the best of `SHARES` for both together."""
+    """How well each mode finds the target of held-out requests, and the best of `SHARES` for both together.
+
+    `ndcg@10` alone is that of both, or of what the model has.
+    """
     ranks: dict[str, list[Tensor]] = {}
     for start in range(0, len(requests), 256):
         part = requests.part(slice(start, start + 256))
@@ -323,8 +340,8 @@ def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, fl
     values = {}
     for name, mode in shown.items():
         if mode in found_by:
-            values[f"valid_recall@10 {name}"] = float((found_by[mode] < 10).double().mean())
-            values[f"valid_ndcg@10 {name}"] = ndcg[mode]
+            values[f"recall@10 {name}"] = float((found_by[mode] < 10).double().mean())
+            values[f"ndcg@10 {name}"] = values["ndcg@10"] = ndcg[mode]
     return values, best
 
 

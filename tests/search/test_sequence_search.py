@@ -38,9 +38,7 @@ def logits(case: Case) -> torch.Tensor:
     family=st.sampled_from(["gpt2", "llama"]),
     filtered=st.booleans(),
 )
-def test_a_wide_beam_is_scoring_every_item(
-    seed: int, items: int, normalise: Any, family: str, filtered: bool
-) -> None:
+def test_a_wide_beam_is_scoring_every_item(seed: int, items: int, normalise: Any, family: str, filtered: bool) -> None:
     case = made(seed, items, family, normalise)
     expected = log_prob(case)
     mask = torch.rand(3, len(case.codes), generator=torch.Generator().manual_seed(seed)) < (0.5 if filtered else 2)
