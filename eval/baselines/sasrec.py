@@ -55,7 +55,7 @@ class SASRec(nn.Module):
         nn.init.normal_(self.item.weight, std=0.02)
         self.begin = nn.Parameter(torch.zeros(WIDTH))
         self.content = None if content is None else torch.from_numpy(content)
-        self.read_content = nn.Linear(0 if content is None else content.shape[1], WIDTH, bias=False)
+        self.read_content = None if content is None else nn.Linear(content.shape[1], WIDTH, bias=False)
         self.dropout = nn.Dropout(DROPOUT)
         self.backbone = GPT2Model(
             GPT2Config(
@@ -115,7 +115,8 @@ class SASRec(nn.Module):
 
     def vectors(self) -> Tensor:
         """(N, D) of the items."""
-        return self.item.weight if self.content is None else self.item.weight + self.read_content(self.content)
+        embedded = self.item.weight
+        return embedded if self.read_content is None else embedded + self.read_content(self.content)
 
     def states(self, items: Tensor, vectors: Tensor) -> Tensor:
         """(B, T) items -> (B, T, D) unit vectors of what follows each."""

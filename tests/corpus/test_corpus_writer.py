@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from onesearch.corpus import item_texts
 from onesearch.corpus.schema import TABLES
 from onesearch.corpus.sources import prepare
 from onesearch.corpus.tables import FILE, ROW, Rejects, Tables
@@ -159,6 +160,20 @@ def test_tables_need_their_columns(tmp_path: Path) -> None:
         write_corpus(tmp_path / "corpus", Tables(items=items), source="test")
 
 
+def test_mending_keeps_an_item_without_title_and_skips_the_rest(
+    good: dict[str, Rows], write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good["items"][0]["title"] = " "
+    good["items"][1]["title"] = None
+    good["events"].append({"user_id": "u1", "item_id": "X", "timestamp": 300, "event": "click"})
+    corpus = prepare("jsonl", tmp_path / "corpus", path=write(good), on_error="mend")
+    assert corpus.items["title"].to_list() == ["a", "b", "Green hat"]
+    assert item_texts(corpus) == ["shoes red", "", "Green hat"], "an id says nothing"
+    assert "2 items have no title and are called by their id, such as a" in caplog.text
+    (rejected,) = (tmp_path / "corpus/rejects.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["reason"] == "unknown item"
+
+
 def test_unknown_policy() -> None:
-    with pytest.raises(UserError, match="use stop or skip"):
+    with pytest.raises(UserError, match="use stop, skip or mend"):
         Rejects("ignore")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from published import Rows, write_lines
 
-from onesearch.corpus import Corpus
+from onesearch.corpus import Corpus, item_texts
 from onesearch.corpus.schema import EVENT_KINDS, QUERY_KINDS, QUERY_NOISE
 from onesearch.corpus.sources import completejourney, prepare
 from onesearch.errors import UserError
@@ -63,6 +63,9 @@ def test_own_schema_on_real_data(shared_data: Path, tmp_path: Path) -> None:
     assert corpus.time[:5].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="row 1461 column title: empty title"):
         prepare("jsonl", tmp_path / "beauty", path=shared_data / "amazon-beauty")
+    beauty = prepare("jsonl", tmp_path / "beauty", path=shared_data / "amazon-beauty", on_error="mend")
+    assert (len(beauty.items), len(beauty.users), len(beauty.user)) == (12_101, 22_363, 198_502)
+    assert item_texts(beauty).count("") == 7 and not (tmp_path / "beauty/rejects.jsonl").exists()
 
 
 def test_parquet_is_read_like_json_lines(tmp_path: Path) -> None:
