@@ -22,7 +22,7 @@ class Echo:
     def check(self, request: Request, place: str) -> None:
         pass
 
-    def search(self, requests: Sequence[Request], k: int) -> list[Answer]:
+    def search(self, requests: Sequence[Request], k: int, mode: str) -> list[Answer]:
         self.sizes.append(len(requests))
         return [
             Answer(one.query, one.user, known_user=True, hits=[], given=[], exact=True, mass=None, note=str(k))

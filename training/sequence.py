@@ -76,6 +76,7 @@ class ModelArguments:
     positions: int = field(default=50, metadata={"help": "Items of a history that are read, the latest."})
     dropout: float = field(default=0.3, metadata={"help": "Dropout of what is read and of the states."})
     content_width: int = field(default=192, metadata={"help": "Principal directions of the item vectors; 0 for none."})
+    item_embedding: bool = field(default=False, metadata={"help": "Give each item an embedding of its own besides."})
     temperature: float = field(default=0.07, metadata={"help": "Of the cosines."})
     normalise: str = field(
         default="children", metadata={"help": "A code competes with a prefix's children, or with its level's codes."}
@@ -275,6 +276,7 @@ def train(model_args: ModelArguments, args: SequenceArguments, progress: Progres
         level_sizes=list(table.level_sizes),
         positions=model_args.positions,
         content=content.vectors.shape[1],
+        items=len(table.codes) if model_args.item_embedding else 0,
         query=0 if encoder is None else encoder.dimension,
         temperature=model_args.temperature,
         dropout=model_args.dropout,

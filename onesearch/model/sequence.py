@@ -6,7 +6,8 @@ semantic IDs inside the sequence (TIGER, https://arxiv.org/abs/2305.05065) needs
 every prefix. The composition is ours:
 
 - a node of the catalogue's prefix tree, an item too, has the vector x = sum of the embeddings of its codes + W (mean
-  content of the items below it), so that a prefix is understood before it has been seen often;
+  content of the items below it), so that a prefix is understood before it has been seen often; an item may have an
+  embedding of its own besides;
 - position t reads x of the t-th item, and where the log has queries W_q (text vector of the query that was asked next);
 - the codes of the answer are chosen level by level by a small decoder: u = MLP(state, x of the prefix) against the
   unit vectors of the prefix's children (`normalise: children`) or of the level's codes (`normalise: level`), the cosine
@@ -44,6 +45,8 @@ class SequenceConfig(PreTrainedConfig):
         level_sizes: codes per level.
         positions: items of the history that are read, the latest.
         content: width of the items' content vectors; 0 leaves content out.
+        items: items that have an embedding of their own beside codes and content, the first of the corpus; 0 for none.
+            It pays where most items are bought often enough.
         query: width of the queries' text vectors; 0 leaves queries out.
         temperature: of the cosines.
         dropout: of the vectors that are read and of the states.
@@ -62,6 +65,7 @@ class SequenceConfig(PreTrainedConfig):
     level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     positions: int = 50
     content: int = 0
+    items: int = 0
     query: int = 0
     temperature: float = 0.07
     dropout: float = 0.0
@@ -96,6 +100,7 @@ class SequenceGenerator(PreTrainedModel):
         width, levels = backbone.hidden_size, len(config.level_sizes)
         self.codes = nn.ModuleList(nn.Embedding(size, width) for size in config.level_sizes)
         self.content = nn.Linear(config.content, width, bias=False) if config.content else None
+        self.items = nn.Embedding(config.items, width) if config.items else None
         self.query = nn.Linear(config.query, width, bias=False) if config.query else None
         self.begin = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(config.dropout)
@@ -129,7 +134,11 @@ class SequenceGenerator(PreTrainedModel):
 
     def item_vectors(self) -> Tensor:
         """(N, D) vectors of all items."""
-        return self._vectors(self.bound.item_codes, self.bound.item_content)
+        total = self._vectors(self.bound.item_codes, self.bound.item_content)
+        if self.items is None:
+            return total
+        later = len(total) - len(self.items.weight)  # items that came after the training
+        return total + F.pad(self.items.weight, (0, 0, 0, later))
 
     def node_vectors(self, depth: int, items: Tensor) -> Tensor:
         """(M_{d+1}, D) vectors of the nodes of depth `depth + 1`, given `item_vectors()` (N, D)."""
@@ -168,6 +177,7 @@ class SequenceGenerator(PreTrainedModel):
     def forward(self, items: Tensor, labels: Tensor, queries: Tensor | None = None) -> SequenceOutput:
         """The loss of the items `labels` (B, T) that follow each position; -1 where none is to be learnt."""
         vectors = self.item_vectors()
+        unit = F.normalize(vectors.float(), dim=-1)
         states = self.read(items, vectors, queries)
         learnt = labels >= 0
         state, target = states[learnt].float(), labels[learnt]
@@ -177,25 +187,32 @@ class SequenceGenerator(PreTrainedModel):
         prefix: Tensor | None = None
         for depth, node in enumerate(path):
             above = node.new_zeros(node.shape) if depth == 0 else path[depth - 1]
-            level = self.node_vectors(depth, vectors)
+            nodes, keys = self._level(depth, vectors, unit)
             asked = self.decoder[depth](state, prefix)
-            part, each = self._level_loss(depth, asked, level, above, node, target, weight)
+            part, each = self._level_loss(depth, asked, keys, above, node, target, weight)
             loss, nats = loss + part, nats + each.mean()
-            prefix = level[node]
+            prefix = None if nodes is None else nodes[node]
         output = SequenceOutput(loss=loss, nats=nats)
         if self.interest is not None:
-            keys = F.normalize(vectors.float(), dim=-1)
-            part, each = self.interest.loss(self.interest(state), keys, target, weight)
+            part, each = self.interest.loss(self.interest(state), unit, target, weight)
             output.loss, output.interest_nats = loss + self.config.interest * part, each.mean()
         return output
 
+    def _level(self, depth: int, items: Tensor, unit: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The vectors of the nodes of depth `depth + 1`, None where no code follows, and at unit length: those of items
+        are there already."""
+        deepest = depth + 1 == self.bound.index.levels
+        if deepest and self.bound.unique:
+            return None, unit[self.bound.index.items.long()]
+        nodes = self.node_vectors(depth, items)
+        return None if deepest else nodes, F.normalize(nodes.float(), dim=-1)
+
     def _level_loss(
-        self, depth: int, asked: Tensor, level: Tensor, above: Tensor, node: Tensor, target: Tensor, weight: Tensor
+        self, depth: int, asked: Tensor, keys: Tensor, above: Tensor, node: Tensor, target: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self.config.normalise == "level":
             code = self.bound.item_codes[target, depth]
             return softmax_loss(asked, self.code_keys(depth), code, weight, self.scale)
-        keys = F.normalize(level.float(), dim=-1)
         if depth == 0:
             return softmax_loss(asked, keys, node, weight, self.scale)
         edges = self.bound.index.child[depth].long()
