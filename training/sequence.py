@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from onesearch.context.sequence import ItemContent, SequenceBuilder
-from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
-from onesearch.corpus.split import target_kind
+from onesearch.corpus import VALID, Corpus, make_split, sample_requests
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import write_json
 from onesearch.model.sequence import SequenceConfig, SequenceGenerator
 from onesearch.readers.sequence import SequenceReader, item_tree
 from onesearch.run import Run, stamps
-from onesearch.search.fusion import Interested, candidates
 from onesearch.semantic_ids import item_vectors
 from onesearch.sid import SidTable
 from training.batches import SimilarLengths
+from training.histories import Histories
 from training.launch import (
     UNNAMED,
     Progress,
@@ -49,14 +46,9 @@ from training.launch import (
     last_checkpoint,
     parse_options,
 )
+from training.modes import validation
 
 log = logging.getLogger(__name__)
-
-SHARES = tuple(round(0.1 * step, 1) for step in range(1, 10))
-"""What interest may count beside generation; the best by NDCG@10 on validation requests is kept."""
-
-WIDTH = 64
-"""Beam width on validation requests, that of the retriever."""
 
 
 @dataclass
@@ -115,66 +107,6 @@ class SequenceArguments(TrainingArguments):
     remove_unused_columns: bool = False
     disable_tqdm: bool | None = True
     dataloader_pin_memory: bool = torch.cuda.is_available()
-
-
-@dataclass(frozen=True)
-class Examples(Dataset[int]):
-    """Windows of histories by number; the collator does the rest.
-
-    Attributes:
-        first, end: (W,) the counted events (see `SequenceBuilder`) that are read.
-        begins: (W,) bool, whether a history begins at `first`.
-        query: (W,) what was asked at the end, a query of the corpus or -1.
-        target: (W,) the item that follows, the only one to be learnt; -1 where every next item is.
-    """
-
-    first: NDArray[np.int64]
-    end: NDArray[np.int64]
-    begins: NDArray[np.bool_]
-    query: NDArray[np.int64]
-    target: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def __getitem__(self, place: int) -> int:
-        return place
-
-
-class Histories:
-    """Collates windows into arguments of `SequenceGenerator.forward`."""
-
-    def __init__(self, builder: SequenceBuilder, split: NDArray[np.int8]) -> None:
-        self.builder = builder
-        corpus = builder.corpus
-        asked = (split == TRAIN) & (corpus.kind == target_kind(corpus))
-        self._label = np.append(np.where(asked, corpus.item, -1)[builder.event], -1).astype(np.int64)
-
-    def training(self, split: NDArray[np.int8]) -> Examples:
-        """The training parts of all histories."""
-        first, end, begins = self.builder.windows(split == TRAIN)
-        query = self.builder.corpus.query[self.builder.event[end - 1]].astype(np.int64)
-        return Examples(first, end - 1, begins, query, np.full(len(first), -1))
-
-    def held_out(self, requests: Requests) -> Examples:
-        """One window a request."""
-        start, end = self.builder.before[requests.history_start], self.builder.before[requests.history_end]
-        first = np.maximum(start, end - self.builder.positions)
-        query = self.builder.corpus.query[requests.event].astype(np.int64)
-        return Examples(first, end, first == start, query, requests.target.astype(np.int64))
-
-    def batch(self, examples: Examples, rows: Sequence[int]) -> dict[str, Tensor]:
-        """The examples `rows`; every label is a training event, or the target of a request."""
-        chosen = np.asarray(rows)
-        first, end, target = examples.first[chosen], examples.end[chosen], examples.target[chosen]
-        items = self.builder.gather(first, end, examples.begins[chosen])
-        place = np.arange(items.shape[1]) + first[:, None]
-        labels = np.where(place <= end[:, None], self._label[np.minimum(place, len(self._label) - 1)], -1)
-        single = target >= 0
-        labels[single] = np.where(place[single] == end[single, None], target[single, None], -1)
-        batch = {"items": torch.from_numpy(items), "labels": torch.from_numpy(labels)}
-        queries = self.builder.queries(first, end, examples.query[chosen])
-        return batch if queries is None else {**batch, "queries": torch.from_numpy(queries)}
 
 
 Ranked = Callable[[], tuple[dict[str, float], float]]
@@ -310,48 +242,6 @@ def train(model_args: ModelArguments, args: SequenceArguments, progress: Progres
         for checkpoint in checkpoints.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         (checkpoints / "checkpoint.json").unlink(missing_ok=True)
-
-
-def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, float], float]:
-    """How well each mode finds the target of held-out requests, and the best of `SHARES` for both together.
-
-    `ndcg@10` alone is that of both, or of what the model has.
-    """
-    ranks: dict[str, list[Tensor]] = {}
-    for start in range(0, len(requests), 256):
-        part = requests.part(slice(start, start + 256))
-        right = torch.from_numpy(part.target.astype(np.int64)).to(reader.device).unsqueeze(1)
-        scorer: Interested[None] = reader.read(part)
-        if reader.interest is None:
-            from onesearch.search import beam_search
-
-            found = beam_search(scorer, WIDTH, 10)
-            ranks.setdefault("generate", []).append(_rank(found.items, found.scores, right))
-            continue
-        items, log_prob, logit = candidates(scorer, reader.interest, WIDTH)
-        ranks.setdefault("generate", []).append(_rank(items[:, :WIDTH], log_prob[:, :WIDTH], right))
-        near, score = reader.interest.search(scorer.interest, 10)
-        ranks.setdefault("interest", []).append(_rank(near, score, right))
-        for share in SHARES:
-            both = ((1 - share) * log_prob + share * logit).masked_fill(items < 0, -torch.inf)
-            ranks.setdefault(f"both {share}", []).append(_rank(items, both, right))
-    found_by = {mode: torch.cat(one).double() for mode, one in ranks.items()}
-    ndcg = {mode: float(torch.where(rank < 10, 1 / torch.log2(rank + 2), 0).mean()) for mode, rank in found_by.items()}
-    best = max((share for share in SHARES if f"both {share}" in ndcg), key=lambda one: ndcg[f"both {one}"], default=0.5)
-    shown = {"generate": "generate", "interest": "interest", "both": f"both {best}"}
-    values = {}
-    for name, mode in shown.items():
-        if mode in found_by:
-            values[f"recall@10 {name}"] = float((found_by[mode] < 10).double().mean())
-            values[f"ndcg@10 {name}"] = values["ndcg@10"] = ndcg[mode]
-    return values, best
-
-
-def _rank(items: Tensor, scores: Tensor, right: Tensor) -> Tensor:
-    """(B,) how many of the items (B, K) score more than the right one (B, 1); infinite where it is not among them."""
-    hit = items == right
-    own = scores.masked_fill(~hit, -torch.inf).amax(1, keepdim=True)
-    return (scores > own).sum(1).double().masked_fill(~hit.any(1), torch.inf)
 
 
 def train_run(run: Run, progress: Progress) -> None:

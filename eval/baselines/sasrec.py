@@ -23,7 +23,7 @@ from onesearch.corpus import Corpus, Requests
 from onesearch.model.contrastive import softmax_loss
 from onesearch.model.sequence import BEGIN
 from training.batches import SimilarLengths
-from training.sequence import Histories
+from training.histories import Histories
 
 logger = logging.getLogger(__name__)
 

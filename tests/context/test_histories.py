@@ -13,7 +13,7 @@ from made_up import write_shop
 
 from onesearch.context.sequence import ItemContent, SequenceBuilder
 from onesearch.corpus import TEST, TRAIN, VALID, Corpus, Requests, make_split, sample_requests, sources
-from training.sequence import Histories
+from training.histories import Histories
 
 
 @pytest.fixture(scope="module")
