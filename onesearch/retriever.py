@@ -18,7 +18,6 @@ from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.popularity import DAY
 from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
 from onesearch.errors import UserError
-from onesearch.prefix import PrefixIndex
 from onesearch.readers import Reader, load_reader
 from onesearch.run import Run
 from onesearch.search import beam_search
@@ -146,8 +145,8 @@ class Retriever:
         filters: Sequence[Filter] | None = None,
         mode: Mode = "generate",
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k best items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores; the arguments
-        are those of `ranked`."""
+        """The k best items of Q requests: (Q, k) item indices, -1 where there are fewer, and their scores. The
+        arguments are those of `ranked`."""
         found = self.ranked(requests, k, beams, filters, mode)
         return found.items, found.scores
 

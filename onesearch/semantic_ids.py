@@ -188,7 +188,7 @@ def item_vectors(run: Run, corpus: Corpus, split: NDArray[np.int8]) -> NDArray[n
     """
     folder = run.folder / "sid/recipe"
     if of_pictures(run.folder / "sid"):
-        return _pictures(run, corpus).item_vectors()
+        return pictured(run.folder / VIEWS, corpus.items).item_vectors()
     return _item_vectors(run, Recipe.load(folder), corpus, split)
 
 

@@ -84,7 +84,7 @@ def picture_inputs(run_folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _root(settings: Settings) -> Path:
-    if settings.path is None:
+    path = settings.source_path
+    if path is None:
         return Path()
-    path = Path(settings.path)
     return path.parent if path.is_file() else path
