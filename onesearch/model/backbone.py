@@ -130,8 +130,8 @@ def _model(place: str, config: Any, extra: dict[str, Any]) -> PreTrainedModel:
         return kind.from_config(config)
     with quiet_loading():
         model = kind.from_pretrained(place, config=config, dtype=torch.float32, **extra)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # the weights are plain now, and are saved so
+    if getattr(model, "hf_quantizer", None) is not None:  # the weights of a GGUF file are plain now, and are saved so
+        model.hf_quantizer.remove_quantization_config(model)
     return model
 
 
