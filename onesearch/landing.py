@@ -22,14 +22,14 @@ from quantizers.quantizer import Quantizer, load_quantizer
 
 
 @dataclass(frozen=True)
-class QueryCodes:
-    """Gives queries the codes that an item with their text would have, without a last level that makes codes unique."""
+class TextCodes:
+    """Gives texts the codes on which queries of their words land."""
 
     recipe: Recipe
     quantizer: Quantizer
 
     @classmethod
-    def load(cls, run_folder: Path) -> QueryCodes:
+    def load(cls, run_folder: Path) -> TextCodes:
         """From the semantic IDs of a run.
 
         Raises:
@@ -39,7 +39,9 @@ class QueryCodes:
         if of_pictures(folder):
             remedy = "ask with --photo FILE, or use `views: searches` or another method"
             raise UserError("these semantic IDs are of pictures, a query is a text", place=folder, remedy=remedy)
-        return cls(Recipe.load(folder / "recipe"), _quantizer(folder))
+        recipe = Recipe.load(folder / "recipe")
+        with told(folder / "quantizer", "run `onesearch quantize` again"):
+            return cls(recipe, load_quantizer(folder / "quantizer"))
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int32]:
         """(n, L') codes of n texts; those of a blank one mean nothing."""
@@ -54,9 +56,10 @@ def query_semantic_id(run_folder: Path, query: str) -> dict[str, Any]:
     """
     if not query.strip():
         raise UserError("a blank query has no semantic ID", place="--query", remedy='--query "cold cereal"')
-    of_queries = QueryCodes.load(run_folder)
-    answer = {"query": query, **_spelt(of_queries([query]))}
-    keywords = of_queries.recipe.keywords
+    of_texts = TextCodes.load(run_folder)
+    codes = of_texts([query])[0].tolist()
+    answer: dict[str, Any] = {"query": query, **_spelt(codes)}
+    keywords = of_texts.recipe.keywords
     if keywords is not None:
         answer["keywords"] = [keywords.texts[number] for number in keywords.find([query]).keyword]
     return answer
@@ -75,7 +78,7 @@ def photo_semantic_id(run_folder: Path, photo: Path) -> dict[str, Any]:
         remedy = "ask with --query TEXT, or quantize pictures: `--method configs/quantizers/vrq-pictures.yaml`"
         raise UserError("these semantic IDs are of texts, a photo is a picture", place=folder, remedy=remedy)
     encoder = load_image_encoder(read_json(folder / "recipe/pictures.json")["image_encoder"])
-    return {"photo": str(photo), **_spelt(_quantizer(folder).encode(encoder.encode([photo])))}
+    return {"photo": str(photo), **_semantic_id(folder, encoder.encode([photo]))}
 
 
 def _folder_of(run_folder: Path) -> Path:
@@ -85,12 +88,11 @@ def _folder_of(run_folder: Path) -> Path:
     return folder
 
 
-def _quantizer(folder: Path) -> Quantizer:
+def _semantic_id(folder: Path, vector: NDArray[np.float32]) -> dict[str, Any]:
+    """(1, D) -> `sid` and `codes`."""
     with told(folder / "quantizer", "run `onesearch quantize` again"):
-        return load_quantizer(folder / "quantizer")
+        return _spelt(load_quantizer(folder / "quantizer").encode(vector)[0].tolist())
 
 
-def _spelt(codes: NDArray[np.int32]) -> dict[str, Any]:
-    """(1, L) -> `sid` and `codes`."""
-    row = codes[0].tolist()
-    return {"sid": "".join(sid_token(level, code) for level, code in enumerate(row)), "codes": row}
+def _spelt(codes: list[int]) -> dict[str, Any]:
+    return {"sid": "".join(sid_token(level, code) for level, code in enumerate(codes)), "codes": codes}

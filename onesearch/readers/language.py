@@ -23,7 +23,7 @@ from onesearch.corpus import Corpus, Requests
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, read_json, write_json
-from onesearch.landing import QueryCodes
+from onesearch.landing import TextCodes
 from onesearch.model.backbone import quiet_loading
 from onesearch.model.language import LanguageModel, language_model
 from onesearch.model.sid_tokens import fingerprint, level_start
@@ -39,6 +39,8 @@ VERSION: Final = 1
 
 class LanguageReader:
     """A language model, bound to the items on sale."""
+
+    interest = None
 
     def __init__(self, table: SidTable, writer: PromptWriter, model: LanguageModel) -> None:
         self.writer, self.model = writer, model
@@ -104,11 +106,11 @@ def prompt_writer(
     """
     first = np.array(start, np.int64)
     relevant = None if space is None else RelevantPurchases(corpus, space, max(options.items, 1))
-    encoder: list[QueryCodes] = []  # loaded when a query is first asked for its semantic ID
+    encoder: list[TextCodes] = []  # loaded when a query is first asked for its semantic ID
 
     def query_sids(texts: Sequence[str]) -> Ragged:
         if not encoder:
-            encoder.append(QueryCodes.load(run.folder))
+            encoder.append(TextCodes.load(run.folder))
         codes = encoder[0](texts)
         return Ragged.full(codes + first[: codes.shape[1]])
 
