@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from transformers import GPT2Config, LlamaConfig
 
 from onesearch.model.item_tree import ItemTree
+from onesearch.model.seen import once
 from onesearch.model.sequence import SequenceConfig, SequenceGenerator
 from onesearch.prefix import PrefixIndex
 from onesearch.search.sequence_scorer import SequenceKeys, SequenceScorer
@@ -97,7 +99,7 @@ def made(seed: int, items: int = 30, family: str = "gpt2", normalise: Any = "chi
     histories = torch.tensor([[-1, 0, 1, 2], [-1, 3, -2, -2], [-1, -2, -2, -2]]).clamp(max=len(codes) - 1)
     with torch.inference_mode():
         states = model.read(histories, keys.items)[torch.arange(3), torch.tensor([3, 1, 0])]
-    return Case(model, SequenceScorer(model, keys, states), codes, order)
+    return Case(model, SequenceScorer(model, keys, states, once(histories)), codes, order)
 
 
 @torch.inference_mode()
@@ -122,10 +124,21 @@ def log_prob(case: Case) -> torch.Tensor:
                     c: float(torch.nn.functional.normalize(vector, dim=0) @ asked) / model.config.temperature
                     for c, vector in vectors.items()
                 }
+                if model.config.normalise == "children" and depth > 0:
+                    before = codes[item, :depth].tolist()
+                    logits = {c: logit + bonus(case, request, depth, [*before, c]) for c, logit in logits.items()}
                 own = int(codes[item, depth])
                 total[request, item] += logits[own] - float(torch.tensor(list(logits.values())).logsumexp(0))
                 prefix = node_vector(case, codes[item, :depth], own)
     return total
+
+
+def bonus(case: Case, request: int, depth: int, path: list[int]) -> float:
+    """Of a prefix of whose n items k were seen: the mean of e^b for these and 1 for the others, as a logarithm."""
+    below = np.flatnonzero((case.codes[:, : len(path)] == path).all(1))
+    factor = math.exp(float(case.model.repeat[depth]) / case.model.config.temperature)
+    seen = set(case.scorer.seen[request].tolist())
+    return math.log(sum(factor if int(item) in seen else 1.0 for item in below) / len(below))
 
 
 def node_vector(case: Case, prefix: torch.Tensor, code: int) -> torch.Tensor:

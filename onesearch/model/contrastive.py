@@ -8,6 +8,7 @@ Under autocast the products are of its type, and sums are float32.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,10 +24,30 @@ LEAST = 1e-37
 """A smaller share counts as this in what is reported, 85 nats; the gradient does not change."""
 
 
+@dataclass(frozen=True)
+class Bonus:
+    """What is added to the logits of some places.
+
+    Attributes:
+        row, column: (R,) int64 places, ascending by row, each once.
+        value: () or (R,) what is added; a gradient goes to it.
+    """
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
+
 def softmax_loss(
-    queries: Tensor, keys: Tensor, target: Tensor, weight: Tensor, scale: float, bias: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    scale: float,
+    bias: Tensor | None = None,
+    bonus: Bonus | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of `softmax(scale * queries @ keys.T + bias)`.
+    """Cross-entropy of `softmax(scale * queries @ keys.T + bias + bonus)`.
 
     Args:
         queries: (P, D). keys: (M, D). target: (P,) int64 rows of `keys`.
@@ -37,11 +58,21 @@ def softmax_loss(
     Returns:
         the weighted sum of the cross-entropies (), and each of them (P,) in nats, without a gradient.
     """
-    return _Softmax.apply(queries, keys, target, weight, scale, bias)
+    if bonus is None:
+        return _Softmax.apply(queries, keys, target, weight, scale, bias, None, None, None)
+    value = bonus.value.expand(bonus.row.shape)
+    return _Softmax.apply(queries, keys, target, weight, scale, bias, bonus.row, bonus.column, value)
 
 
 def ranged_softmax_loss(
-    queries: Tensor, keys: Tensor, first: Tensor, count: Tensor, target: Tensor, weight: Tensor, scale: float
+    queries: Tensor,
+    keys: Tensor,
+    first: Tensor,
+    count: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    scale: float,
+    bonus: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`softmax_loss` in which row p competes with the keys `first[p]:first[p] + count[p]` alone.
 
@@ -49,8 +80,9 @@ def ranged_softmax_loss(
 
     Args:
         first, count, target: (P,) int64; the target is a row of `keys` inside its range.
+        bonus: (P, max(count)) what is added to the logits of the ranges, with a gradient.
     """
-    return _Ranged.apply(queries, keys, first, count, target, weight, scale)
+    return _Ranged.apply(queries, keys, first, count, target, weight, scale, bonus)
 
 
 def ranged_logits(queries: Tensor, keys: Tensor, first: Tensor, count: Tensor, scale: float, width: int) -> Tensor:
@@ -84,9 +116,18 @@ def _low(device: torch.device) -> torch.dtype:
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, target: Tensor, weight: Tensor, scale: float, bias: Tensor | None
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        scale: float,
+        bias: Tensor | None,
+        row: Tensor | None,
+        column: Tensor | None,
+        value: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        kind, learns = _low(queries.device), any(ctx.needs_input_grad[:2])
+        kind, learns = _low(queries.device), any(ctx.needs_input_grad)
         nats = torch.empty(len(queries), device=queries.device)
         to_queries, to_keys = torch.empty(queries.shape, device=queries.device), torch.zeros_like(keys).float()
         if bias is not None:  # one more column: cheaper than one more pass over the logits
@@ -96,25 +137,36 @@ class _Softmax(torch.autograd.Function):
             asked, low = (queries * scale).to(kind), keys.to(kind)
         drawn = (weight.unsqueeze(1) * scale * queries).to(kind)
         step = max(1, BLOCK // len(keys))
+        to_value = None if value is None else torch.zeros_like(value)
         with torch.autocast(queries.device.type, enabled=False):
             for start in range(0, len(queries), step):
                 rows = slice(start, start + step)
                 right = target[rows].unsqueeze(1)
-                share = (asked[rows] @ low.T).softmax(1)
+                logit = asked[rows] @ low.T
+                inside, place = slice(0, 0), None
+                if row is not None and column is not None and value is not None:
+                    ends = torch.tensor([start, start + step], device=row.device)
+                    inside = slice(*torch.searchsorted(row, ends).tolist())
+                    place = (row[inside] - start, column[inside])
+                    logit[place] += value[inside].to(kind)
+                share = logit.softmax(1)
                 nats[rows] = -share.gather(1, right).squeeze(1).float().clamp(min=LEAST).log()
                 if learns:
                     share.scatter_add_(1, right, share.new_full(right.shape, -1.0))
                     to_queries[rows] = (share @ low)[:, : queries.shape[1]]
                     to_keys += share.T @ drawn[rows]
+                    if place is not None and to_value is not None:
+                        to_value[inside] = share[place].float() * weight[rows][place[0]]
             to_queries *= weight.unsqueeze(1) * scale
-        ctx.save_for_backward(to_queries, to_keys)
+        ctx.save_for_backward(to_queries, to_keys, to_value)
         ctx.mark_non_differentiable(nats)
         return (weight * nats).sum(), nats
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
-        to_queries, to_keys = ctx.saved_tensors
-        return to_queries * outer[0], to_keys * outer[0], None, None, None, None
+        to_queries, to_keys, to_value = ctx.saved_tensors
+        to_value = None if to_value is None else to_value * outer[0]
+        return to_queries * outer[0], to_keys * outer[0], None, None, None, None, None, None, to_value
 
 
 class _Ranged(torch.autograd.Function):
@@ -128,25 +180,28 @@ class _Ranged(torch.autograd.Function):
         target: Tensor,
         weight: Tensor,
         scale: float,
+        bonus: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         queries, keys = queries.float(), keys.float()
         row, place, key, edges = _ranges(first, count)
         table = ranged_logits(queries, keys, first, count, scale, int(count.max()) if len(count) else 1)
-        share = table.log_softmax(1)
+        share = (table if bonus is None else table + bonus).log_softmax(1)
         right = (target - first).unsqueeze(1)
         nats = -share.gather(1, right).squeeze(1)
-        if any(ctx.needs_input_grad[:2]):
+        if any(ctx.needs_input_grad):
             share = share.exp_().scatter_add_(1, right, torch.full_like(right, -1.0, dtype=share.dtype))
-            part = share.mul_(weight.unsqueeze(1) * scale)[row, place]
+            share *= weight.unsqueeze(1)
+            part = share[row, place] * scale
             to_queries = F.embedding_bag(key, keys, edges[:-1], per_sample_weights=part, mode="sum")
             order = key.argsort()
             starts = F.pad(torch.bincount(key, minlength=len(keys)).cumsum(0), (1, 0))[:-1]
             to_keys = F.embedding_bag(row[order], queries, starts, per_sample_weights=part[order], mode="sum")
-            ctx.save_for_backward(to_queries, to_keys)
+            ctx.save_for_backward(to_queries, to_keys, None if bonus is None else share)
         ctx.mark_non_differentiable(nats)
         return (weight * nats).sum(), nats
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> tuple[Any, ...]:
-        to_queries, to_keys = ctx.saved_tensors
-        return to_queries * outer[0], to_keys * outer[0], None, None, None, None, None
+        to_queries, to_keys, to_bonus = ctx.saved_tensors
+        to_bonus = None if to_bonus is None else to_bonus * outer[0]
+        return to_queries * outer[0], to_keys * outer[0], None, None, None, None, None, to_bonus

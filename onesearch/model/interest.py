@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from onesearch.model.contrastive import softmax_loss
+from onesearch.model.contrastive import Bonus, softmax_loss
 
 
 class InterestHead(nn.Module):
@@ -35,20 +35,27 @@ class InterestHead(nn.Module):
         """(..., H) hidden states -> (..., D) interest vectors."""
         return F.normalize(self.project(hidden).float(), dim=-1)
 
-    def loss(self, interest: Tensor, items: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, interest: Tensor, items: Tensor, target: Tensor, weight: Tensor, bonus: Bonus | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The weighted sum () of the action loss, and (P,) nats of each without a gradient.
 
         Args:
             interest: (P, D) interest vectors. items: (N, D) unit vectors of the items. target: (P,) items.
             weight: (P,) what each counts.
+            bonus: added to the logits of some rows of `interest` and items.
         """
         if not self.negatives or not self.training or self.negatives >= len(items):
-            return softmax_loss(interest, items, target, weight, self.scale)
-        kept, place = target.unique(return_inverse=True)
+            return softmax_loss(interest, items, target, weight, self.scale, bonus=bonus)
+        named = target if bonus is None else torch.cat([target, bonus.column])
+        kept, where = named.unique(return_inverse=True)
+        place = where[: len(target)]
+        if bonus is not None:
+            bonus = Bonus(bonus.row, where[len(target) :], bonus.value)
         drawn = torch.randint(len(items), (self.negatives,), device=target.device)
-        drawn = drawn[~torch.isin(drawn, kept)].unique()  # a target of the batch is no negative of itself
+        drawn = drawn[~torch.isin(drawn, kept)].unique()  # what the batch names is there already
         chance = torch.full((len(kept) + len(drawn),), 0.0, device=target.device)
         chance[len(kept) :] = -torch.log1p(
             torch.tensor(-((1 - 1 / len(items)) ** self.negatives))
         )  # drawn at least once
-        return softmax_loss(interest, items[torch.cat([kept, drawn])], place, weight, self.scale, chance)
+        return softmax_loss(interest, items[torch.cat([kept, drawn])], place, weight, self.scale, chance, bonus)

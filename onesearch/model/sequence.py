@@ -12,7 +12,9 @@ every prefix. The composition is ours:
 - the codes of the answer are chosen level by level by a small decoder: u = MLP(state, x of the prefix) against the
   unit vectors of the prefix's children (`normalise: children`) or of the level's codes (`normalise: level`), the cosine
   over a temperature; the same normalisation in training and search;
-- an interest head (`onesearch/model/interest.py`) compares the same state with the vectors of whole items.
+- an interest head (`onesearch/model/interest.py`) compares the same state with the vectors of whole items;
+- items of the history get a learnt bonus, positive or negative (`onesearch/model/seen.py`), where codes compete with
+  the children of their prefix and in the interest head.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
-from onesearch.model.contrastive import ranged_softmax_loss, softmax_loss
+from onesearch.model.contrastive import Bonus, ranged_softmax_loss, softmax_loss
 from onesearch.model.interest import InterestHead
 from onesearch.model.item_tree import ItemTree
+from onesearch.model.seen import Seen, range_bonus
 
 BEGIN, EMPTY = -1, -2
 """In place of an item: the beginning of a history, and a place behind its end."""
@@ -106,6 +109,8 @@ class SequenceGenerator(PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.decoder = nn.ModuleList(Decoder(width, prefix=level > 0) for level in range(levels))
         self.interest = InterestHead(width, width, config.temperature, config.negatives) if config.interest else None
+        # of items in the history: one for the codes of each level, and one for the interest head; in units of a cosine
+        self.repeat = nn.Parameter(torch.zeros(levels + 1))
         self.catalogue: ItemTree | None = None
         self.post_init()
 
@@ -129,6 +134,12 @@ class SequenceGenerator(PreTrainedModel):
     @property
     def scale(self) -> float:
         return 1 / self.config.temperature
+
+    @property
+    def bonus(self) -> Tensor:
+        """(L + 1,) what is added to the logits of items in the history (see `onesearch.model.seen`), by level, and last
+        for the interest head. The first level has none: a first code has too many items for it to matter."""
+        return self.repeat * self.scale
 
     # vectors
 
@@ -183,18 +194,20 @@ class SequenceGenerator(PreTrainedModel):
         state, target = states[learnt].float(), labels[learnt]
         weight = torch.full((len(target),), 1 / max(len(target), 1), device=target.device)
         loss, nats = state.new_zeros(()), state.new_zeros(())
+        seen = Seen.of(items, learnt)
         path = self.bound.path[target].unbind(1)
         prefix: Tensor | None = None
         for depth, node in enumerate(path):
             above = node.new_zeros(node.shape) if depth == 0 else path[depth - 1]
             nodes, keys = self._level(depth, vectors, unit)
             asked = self.decoder[depth](state, prefix)
-            part, each = self._level_loss(depth, asked, keys, above, node, target, weight)
+            part, each = self._level_loss(depth, asked, keys, above, node, target, weight, seen)
             loss, nats = loss + part, nats + each.mean()
             prefix = None if nodes is None else nodes[node]
         output = SequenceOutput(loss=loss, nats=nats)
         if self.interest is not None:
-            part, each = self.interest.loss(self.interest(state), unit, target, weight)
+            bonus = Bonus(seen.row, seen.item, self.bonus[-1])
+            part, each = self.interest.loss(self.interest(state), unit, target, weight, bonus)
             output.loss, output.interest_nats = loss + self.config.interest * part, each.mean()
         return output
 
@@ -208,7 +221,15 @@ class SequenceGenerator(PreTrainedModel):
         return None if deepest else nodes, F.normalize(nodes.float(), dim=-1)
 
     def _level_loss(
-        self, depth: int, asked: Tensor, keys: Tensor, above: Tensor, node: Tensor, target: Tensor, weight: Tensor
+        self,
+        depth: int,
+        asked: Tensor,
+        keys: Tensor,
+        above: Tensor,
+        node: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        seen: Seen,
     ) -> tuple[Tensor, Tensor]:
         if self.config.normalise == "level":
             code = self.bound.item_codes[target, depth]
@@ -216,8 +237,10 @@ class SequenceGenerator(PreTrainedModel):
         if depth == 0:
             return softmax_loss(asked, keys, node, weight, self.scale)
         edges = self.bound.index.child[depth].long()
-        first = edges[above]
-        return ranged_softmax_loss(asked, keys, first, edges[above + 1] - first, node, weight, self.scale)
+        first, path = edges[above], self.bound.path[:, depth]
+        count = edges[above + 1] - first
+        bonus = range_bonus(seen, path, first, count, self.bound.count[depth], self.bonus[depth])
+        return ranged_softmax_loss(asked, keys, first, count, node, weight, self.scale, bonus)
 
 
 class Decoder(nn.Module):

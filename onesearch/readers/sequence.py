@@ -15,6 +15,7 @@ from onesearch.corpus import Corpus, Requests, item_texts
 from onesearch.embed import load_text_encoder
 from onesearch.embed.recipe import Recipe
 from onesearch.model.item_tree import ItemTree
+from onesearch.model.seen import once
 from onesearch.model.sequence import SequenceGenerator
 from onesearch.prefix import PrefixIndex
 from onesearch.run import Run
@@ -66,7 +67,8 @@ class SequenceReader:
         with torch.inference_mode():
             asked = None if queries is None else queries.to(device)
             states = self.model.read(items.to(device), self.keys.items, asked)
-        return SequenceScorer(self.model, self.keys, states[torch.arange(len(last)), last])
+        seen = once(items).to(device)
+        return SequenceScorer(self.model, self.keys, states[torch.arange(len(last)), last], seen)
 
     def given(self, requests: Requests) -> NDArray[np.int64]:
         return self.builder.given(requests)

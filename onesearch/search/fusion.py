@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onesearch.allowed import Allowed
 from onesearch.search.beam import beam_search
-from onesearch.search.interest import InterestIndex
+from onesearch.search.interest import InterestIndex, Wanted
 from onesearch.search.scorer import Scorer, State
 from onesearch.search.scores import item_log_prob
 
@@ -30,11 +30,11 @@ class Interested(Scorer[State], Protocol[State]):
     """A scorer of a model with an interest head.
 
     Attributes:
-        interest: (B, D) the interest vectors of the requests.
+        interest: what the requests are looking for.
     """
 
     @property
-    def interest(self) -> Tensor: ...
+    def interest(self) -> Wanted: ...
 
 
 @torch.inference_mode()
@@ -68,10 +68,11 @@ def candidates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The union (B, 2 width) of what both find, each item once and -1 in empty places; log-probabilities and logits."""
     generated = beam_search(scorer, width, width, allowed)
-    near, near_logit = index.search(scorer.interest, width, masks, None if allowed is None else allowed.row)
+    wanted = scorer.interest
+    near, near_logit = index.search(wanted, width, masks, None if allowed is None else allowed.row)
     again = (near.unsqueeze(2) == generated.items.unsqueeze(1)).any(2)
     near = near.masked_fill(again, -1)
     items = torch.cat([generated.items, near], 1)
     log_prob = torch.cat([generated.scores, item_log_prob(scorer, near)], 1)
-    logit = torch.cat([index.logits(scorer.interest, generated.items), near_logit], 1)
+    logit = torch.cat([index.logits(wanted, generated.items), near_logit], 1)
     return items, log_prob, logit

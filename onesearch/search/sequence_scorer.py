@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onesearch.model.contrastive import ranged_logits
+from onesearch.model.seen import prefix_bonus
 from onesearch.model.sequence import SequenceGenerator
+from onesearch.search.interest import Wanted
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class SequenceScorer:
 
     Args:
         states: (B, D) after the last position of each history.
+        seen: (B, H) int64 the items of each history, each once, below 0 in empty places.
     """
 
-    def __init__(self, model: SequenceGenerator, keys: SequenceKeys, states: Tensor) -> None:
+    def __init__(self, model: SequenceGenerator, keys: SequenceKeys, states: Tensor, seen: Tensor) -> None:
         self.model, self.keys, self.states, self.index = model, keys, states.float(), model.bound.index
+        self.seen = seen
+        self._path = model.bound.path[seen.clamp(min=0)].masked_fill((seen < 0).unsqueeze(-1), -1)
         self.batch, self.device = len(states), states.device
         self.closed = model.config.normalise == "children"
         sizes = model.config.level_sizes
@@ -50,12 +55,12 @@ class SequenceScorer:
             raise ValueError(f"the catalogue has {self.index.levels} levels, the model {len(sizes)}")
 
     @property
-    def interest(self) -> Tensor:
-        """(B, D) interest vectors; a `RuntimeError` where the model has no interest head."""
+    def interest(self) -> Wanted:
+        """What the interest head is looking for; a `RuntimeError` where the model has none."""
         if self.model.interest is None:
             raise RuntimeError("this model has no interest head")
         with torch.inference_mode():
-            return self.model.interest(self.states)
+            return Wanted(self.model.interest(self.states), self.seen, float(self.model.bonus[-1]))
 
     def begin(self) -> None:
         return None
@@ -74,7 +79,10 @@ class SequenceScorer:
         logit = ranged_logits(
             asked.flatten(0, 1), self.keys.keys[depth], first, count, self.model.scale, child.shape[-1]
         )
-        return logit.view(child.shape).log_softmax(-1), child, code
+        below = (child.unsqueeze(-1) == self._path[:, None, None, :, depth]).sum(-1)
+        with torch.inference_mode():
+            bonus = prefix_bonus(below, self.model.bound.count[depth][child], self.model.bonus[depth])
+        return (logit.view(child.shape) + bonus).log_softmax(-1), child, code
 
     def advance(self, state: None, depth: int, parent: Tensor, code: Tensor) -> None:
         return None

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onesearch.model import contrastive
-from onesearch.model.contrastive import ranged_logits, ranged_softmax_loss, softmax_loss
+from onesearch.model.contrastive import Bonus, ranged_logits, ranged_softmax_loss, softmax_loss
 
 P, M, D, SCALE = 37, 50, 8, 2.0
 
@@ -38,6 +38,34 @@ def test_it_is_the_cross_entropy_over_all_keys(block: int, biased: bool, monkeyp
     expected = (weight * plain).sum()
     torch.testing.assert_close(loss, expected)
     for own, other in zip(gradients(3 * loss, queries, keys), gradients(3 * expected, queries, keys), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", [M, 10 * M, 2**20])
+def test_some_places_may_have_a_bonus(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "BLOCK", block)
+    queries, keys, weight = drawn()
+    target, row = torch.arange(P) % M, torch.tensor([0, 0, 3, 20, 36])
+    column, value = torch.tensor([0, 9, 3, 1, 40]), torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0], requires_grad=True)
+    loss, nats = softmax_loss(queries, keys, target, weight, SCALE, bonus=Bonus(row, column, value))
+    logit = (SCALE * queries @ keys.T).index_put((row, column), value, accumulate=True)
+    plain = F.cross_entropy(logit, target, reduction="none")
+    torch.testing.assert_close(nats, plain)
+    both = (gradients(3 * one, queries, keys, value) for one in (loss, (weight * plain).sum()))
+    for own, other in zip(*both, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_bonus_in_a_range_has_a_gradient() -> None:
+    queries, keys, weight = drawn()
+    first, count = torch.arange(P), torch.full((P,), 4)
+    bonus = torch.linspace(-1, 1, 4 * P).view(P, 4).requires_grad_()
+    loss, _ = ranged_softmax_loss(queries, keys, first, count, first + 1, weight, SCALE, bonus)
+    logit = SCALE * (queries.unsqueeze(1) * keys[first.unsqueeze(1) + torch.arange(4)]).sum(-1) + bonus
+    expected = (weight * F.cross_entropy(logit, torch.ones(P, dtype=torch.int64), reduction="none")).sum()
+    torch.testing.assert_close(loss, expected)
+    both = (gradients(2 * one, queries, keys, bonus) for one in (loss, expected))
+    for own, other in zip(*both, strict=True):
         torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,13 +28,17 @@ def interest_index(case: Case, share: float = 0.5) -> InterestIndex:
 
 def logits(case: Case) -> torch.Tensor:
     """(B, N) of the interest head."""
-    return case.scorer.interest @ F.normalize(case.scorer.keys.items, dim=1).T * case.model.scale
+    wanted = case.scorer.interest
+    found = wanted.vectors @ F.normalize(case.scorer.keys.items, dim=1).T * case.model.scale
+    for request, seen in enumerate(case.scorer.seen.tolist()):
+        found[request, [item for item in seen if item >= 0]] += wanted.bonus
+    return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
-    items=st.integers(1, 40),
+    items=st.integers(1, 25),
     normalise=st.sampled_from(["children", "level"]),
     family=st.sampled_from(["gpt2", "llama"]),
     filtered=st.booleans(),
@@ -69,6 +74,21 @@ def test_the_nearest_items_are_those_with_the_largest_products() -> None:
     best = logits(case).topk(5)
     assert found.tolist() == best.indices.tolist()
     torch.testing.assert_close(score, best.values, **EXACT)
+
+
+@pytest.mark.parametrize("bonus", [-50.0, 0.0, 50.0])
+def test_what_was_seen_comes_last_or_first_as_was_learnt(bonus: float) -> None:
+    case = made(4)
+    wanted = replace(case.scorer.interest, bonus=bonus)
+    found, score = interest_index(case).search(wanted, 5)
+    seen = {0, 1, 2}
+    plain, _ = interest_index(case).search(replace(wanted, seen=None), len(case.codes))
+    order = plain[0].tolist()
+    if bonus:
+        first, last = ([one for one in order if (one in seen) == (bonus > 0)] for bonus in (bonus, -bonus))
+        order = first + last
+    assert found[0].tolist() == order[:5]
+    assert (score.diff(dim=1) <= 0).all()
 
 
 def test_a_filter_costs_no_result() -> None:
