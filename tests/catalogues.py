@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,8 +64,16 @@ def random_generator(
     content: bool = True,
     spelling: bool = True,
     order: NDArray[np.int32] | None = None,
+    spread: float = 0.4,
+    **more: Any,
 ) -> Generator:
-    """A generator whose weights are drawn so wide that its distributions are far from uniform."""
+    """A generator whose weights are drawn so wide that its distributions are far from uniform.
+
+    Args:
+        spread: of the weights; with 0 they are as a training begins, and the same for every seed.
+        more: options of `GeneratorConfig`.
+    """
+    torch.manual_seed(0)
     config = GeneratorConfig(
         backbone=backbone(family),
         text_vocabulary=TEXT,
@@ -76,12 +85,13 @@ def random_generator(
         spelling=spelling,
         priors=PRIORS if prior else 0,
         copy=copy,
+        **more,
     )
     model = Generator(config).eval()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.4, generator=random)
+        for parameter in model.parameters() if spread else ():
+            parameter.normal_(0, spread, generator=random)
     counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
     vectors = torch.randn(len(codes), CONTENT + TASTE, generator=random)
     bits = torch.randint(0, 256, (len(codes), TERMS // 8), generator=random, dtype=torch.uint8)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from onesearch.context.batch import ContextBuilder, EncodedQueries
 from onesearch.corpus import Requests
+from training.karma import Told
 
 MEGABATCH = 16
 """Batches whose examples are sorted by length together."""
@@ -40,11 +41,12 @@ class TrainingBatches:
     The distinct queries of the events are tokenised and embedded once, before the first batch.
     """
 
-    def __init__(self, builder: ContextBuilder, events: NDArray[np.int64]) -> None:
+    def __init__(self, builder: ContextBuilder, events: NDArray[np.int64], told: Told | None = None) -> None:
+        """`told`: what KARMA's losses ask of the targets, where any of them is switched on."""
         corpus = builder.corpus
         asked = np.unique(corpus.query[events])
         texts = [corpus.queries[query] if query >= 0 else "" for query in asked]
-        self.builder = builder
+        self.builder, self._told = builder, told
         self._row = np.full(len(corpus.queries) + 1, -1, np.int64)  # the last place is that of events without a query
         self._row[asked] = np.arange(len(asked))
         self._queries = EncodedQueries.joined(
@@ -55,11 +57,13 @@ class TrainingBatches:
         """(n,) tokens of each event's query."""
         return self._queries.lengths[self._row[self.builder.corpus.query[events]]]
 
-    def __call__(self, events: Sequence[int]) -> dict[str, Tensor]:
+    def __call__(self, events: Sequence[int]) -> dict[str, Any]:
         corpus = self.builder.corpus
         chosen = np.asarray(events, np.int64)
         requests = Requests.of(corpus, chosen)
         inputs, _ = self.builder.inputs(requests, self._queries.take(self._row[corpus.query[chosen]]))
+        if self._told is not None:
+            inputs["told"] = self._told(chosen)
         return inputs | {"labels": torch.from_numpy(self.builder.codes[requests.target])}
 
 

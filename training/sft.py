@@ -40,6 +40,7 @@ from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training import language
 from training.batches import Events, SimilarLengths, TrainingBatches
+from training.karma import Told, check_weights
 from training.launch import (
     UNNAMED,
     Guarded,
@@ -54,7 +55,7 @@ from training.launch import (
     option,
     parse_options,
 )
-from training.validation import validation
+from training.validation import interest_validation, validation
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,18 @@ class ModelArguments:
     spelling: bool = field(default=True, metadata={"help": "Look up the query's terms below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
+    interest: int = field(
+        default=0, metadata={"help": "Width of the vector of what the user wants next (KARMA); 0 for none."}
+    )
+    action: float = field(default=1.0, metadata={"help": "Weight of the interest vector's contrastive loss."})
+    generate: float = field(
+        default=0.0, metadata={"help": "Weight of generating the target's text and semantic ID from the history."}
+    )
+    reconstruct: float = field(default=0.0, metadata={"help": "Weight of the same from the interest vector alone."})
+    soft_tokens: int = field(default=2, metadata={"help": "Positions that `reconstruct` makes of the interest vector."})
+    hard_negatives: int = field(
+        default=4, metadata={"help": "Items with the target's first code that the contrastive loss draws a request."}
+    )
     recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
 
@@ -134,6 +147,20 @@ class SftTrainer(Guarded):
     def __init__(self, *arguments: Any, batches: TrainingBatches, **options: Any) -> None:
         super().__init__(*arguments, data_collator=batches, **options)
         self._batches = batches
+        self._terms: dict[str, list[torch.Tensor]] = {}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)
+        for name, term in (outputs.get("terms") or {}).items():
+            self._terms.setdefault(name, []).append(term)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Beside the loss of the last steps what KARMA's terms were on average, before they are weighed."""
+        if "loss" in logs:
+            logs = logs | {name: float(torch.stack(terms).mean()) for name, terms in self._terms.items()}
+            self._terms.clear()
+        super().log(logs, *arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Events | None = None) -> Sampler[int]:
         events = (train_dataset or self.train_dataset).events
@@ -193,6 +220,7 @@ def periods(corpus: Corpus, split: NDArray[np.int8], recent: float) -> tuple[NDA
 def train(model_args: ModelArguments, args: SftArguments, progress: Progress | None = None) -> None:
     """Train a generator on the run's training events into `models/STAGE`; an interrupted training goes on."""
     keep_freed_memory()
+    check_weights(model_args)
     user, backbone = reads(model_args), new_backbone(model_args)
     run = Run.open(model_args.run)
     target = run.folder / "models" / model_args.stage
@@ -212,10 +240,14 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     log.info("preparing %s training events", f"{len(events):,}")
     encoder = load_text_encoder(run.settings.encoder)
     positions = getattr(backbone, "max_position_embeddings", None)
+    if positions is not None and model_args.interest:
+        positions -= 1  # the last one reads what the user wants next
     builder = ContextBuilder.fit(
         corpus, split, before, encoder, table.codes, model_args.slots, args.seed, user, positions, run
     )
-    batches = TrainingBatches(builder, np.concatenate([events, held_out.event]))
+    karma = model_args.interest or model_args.generate
+    told = Told(builder, events, split == TRAIN) if karma else None
+    batches = TrainingBatches(builder, np.concatenate([events, held_out.event]), told)
 
     transformers.set_seed(args.seed)
     config = GeneratorConfig(
@@ -231,6 +263,12 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         copy=model_args.copy,
         plain_loss=model_args.plain_loss,
         views=builder.views.sizes() or None,
+        interest=model_args.interest,
+        action=model_args.action,
+        generate=model_args.generate,
+        reconstruct=model_args.reconstruct,
+        soft_tokens=model_args.soft_tokens,
+        hard_negatives=model_args.hard_negatives,
     )
     model = Generator(config).bind(builder.catalogue(table.index()))
     trainer = SftTrainer(
@@ -249,8 +287,12 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
     builder.views.room.report("training")
     if trainer.is_world_process_zero():
+        model.drop_decoders()
         builder = builder.knowing(np.flatnonzero(split == TRAIN))
-        trainer.log(validation(Retriever(corpus, table, GeneratorReader(table, builder, model)), held_out))
+        reader = GeneratorReader(table, builder, model)
+        trainer.log(validation(Retriever(corpus, table, reader), held_out))
+        if reader.interest is not None:
+            trainer.log(interest_validation(reader, held_out))
         builder.views.room.report("validation")
         builder.save(target)
         model.save_pretrained(target)

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onesearch.corpus import Requests
+from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import BEAMS, Retriever
 
 
 def validation(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> dict[str, float]:
     """How well the target of held-out searches is found, to compare settings without looking at the test searches."""
     items, _ = retriever.rank(requests, min(50, beams), beams)
-    found = items == requests.target[:, None]
-    rank = np.where(found.any(1), found.argmax(1), np.inf)
+    rank = _ranks(items, requests)
     return {
-        "valid_mrr@10": float(np.where(rank < 10, 1 / (1 + rank), 0).mean()),
+        "valid_mrr@10": _mrr(rank),
         "valid_recall@10": float((rank < 10).mean()),
         "valid_recall@50": float((rank < 50).mean()),
     }
+
+
+def interest_validation(reader: GeneratorReader, requests: Requests) -> dict[str, float]:
+    """The same of the items nearest to what is wanted."""
+    rank = _ranks(reader.nearest(requests, 200), requests)
+    return {"valid_interest_mrr@10": _mrr(rank), "valid_interest_recall@200": float((rank < 200).mean())}
+
+
+def _ranks(items: NDArray[np.integer], requests: Requests) -> NDArray[np.float64]:
+    """(Q,) the place of each target among items (Q, K), infinite where it is not there."""
+    found = items == requests.target[:, None]
+    return np.where(found.any(1), found.argmax(1), np.inf)
+
+
+def _mrr(rank: NDArray[np.float64]) -> float:
+    return float(np.where(rank < 10, 1 / (1 + rank), 0).mean())

@@ -17,7 +17,8 @@ Five sources meet in the logit of a child c of a prefix p (the composition is ou
   from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
 - a copy path (pointer networks, 1506.03134): to the probability that the four above give, every history slot that
   continues p with c adds its own weight exp(a_slot), so a repeated purchase need not be spelt from memory.
-What else is read of the user, one position or a few for each view (`onesearch.model.views`), follows the query.
+What else is read of the user, one position or a few for each view (`onesearch.model.views`), follows the query. With
+an interest head a last position is read for what the user wants next (`onesearch.model.karma`).
 Content, spelling and prior are sums over very different items at the first code. So there they are weighed at nodes
 further down (`Catalogue.ahead`), and a first code gets the log of what its nodes sum up to.
 """
@@ -40,6 +41,7 @@ from transformers.utils import ModelOutput
 from onesearch.model.ahead import FAINT, look_ahead, powers
 from onesearch.model.attention import NAME as SHARED_CONTEXT
 from onesearch.model.catalogue import Catalogue
+from onesearch.model.karma import Decoders, Interest, karma_losses, leaf_codes, read_last
 from onesearch.model.views import Views, Words
 
 COSINE_SCALE = 5.0
@@ -78,6 +80,10 @@ class GeneratorConfig(PreTrainedConfig):
         copy: whether history slots add their own probability.
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
         views: what else is read of the user, by name, with the sizes of each (`ViewReader.sizes`).
+        interest: width of the interest vector (0 switches it off).
+        action, generate, reconstruct: weights of KARMA's losses (`onesearch.model.karma`).
+        soft_tokens: k of `reconstruct`. hard_negatives: of the action loss, drawn for each request.
+        interest_share: what the interest head counts beside generation where both answer.
     """
 
     model_type = "onesearch-generator"
@@ -97,16 +103,25 @@ class GeneratorConfig(PreTrainedConfig):
     copy: bool = True
     plain_loss: float = 0.3
     views: dict | None = None
+    interest: int = 0
+    action: float = 1.0
+    generate: float = 0.0
+    reconstruct: float = 0.0
+    soft_tokens: int = 2
+    hard_negatives: int = 4
+    interest_share: float = 0.5
     is_encoder_decoder: bool | None = True
 
 
 @dataclass
 class GeneratorOutput(ModelOutput):
-    """loss (); log_prob (B, L) of the target's codes; plain_log_prob (B, L) without the copy path."""
+    """loss (); log_prob (B, L) of the target's codes; plain_log_prob (B, L) without the copy path; terms () that KARMA
+    adds to the training's loss, by name and before they are weighed."""
 
     loss: Tensor | None = None
     log_prob: Tensor | None = None
     plain_log_prob: Tensor | None = None
+    terms: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,7 @@ class Context:
         terms, term_weights: (B, G), the weights scaled so that the best item's coverage is 1.
         covered_ahead: (B, A) coverage of the nodes that the first choice looks ahead to, scaled alike.
         loss: () that views add to the training's; None where they add none.
+        interest: (B, I) what the users want next, of unit length; None without an interest head.
     """
 
     catalogue: Catalogue
@@ -136,6 +152,7 @@ class Context:
     snapshot: Tensor
     cache: EncoderDecoderCache
     loss: Tensor | None = None
+    interest: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -170,8 +187,12 @@ class Generator(PreTrainedModel):
         self.content_state = nn.Linear(width, known * levels, bias=False) if config.content else None
         self.content_query = nn.Linear(asked, known * levels, bias=False) if config.content else None
         self.spelling_gate = nn.Linear(width, SPELLING_POWERS * levels) if config.spelling else None
-        with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without views
+        with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without them
             self.views = Views(config.views, width) if config.views else None
+            self.interest = Interest(width, config.interest, known) if config.interest else None
+            decodes = config.generate or config.reconstruct
+            decoded = config.interest if config.reconstruct else 0
+            self.decoders = Decoders(width, decoded, config.soft_tokens) if decodes else None
         self.catalogue: Catalogue | None = None
         self.post_init()
 
@@ -190,11 +211,18 @@ class Generator(PreTrainedModel):
                 level[:, :text].fill_diagonal_(COSINE_SCALE)
                 for start in (text, text + taste):
                     level[text:, start : start + taste].fill_diagonal_(TASTE_SCALE)
+        if module is getattr(getattr(self, "decoders", None), "soft", None) and isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)  # from a vector of unit length to states as large as the encoder's
 
     def bind(self, catalogue: Catalogue) -> Generator:
         """Set the catalogue that is generated from; requests that were read before keep theirs."""
         self.catalogue = catalogue.to(self.device)
         return self
+
+    def drop_decoders(self) -> None:
+        """Leave out what only training needs."""
+        self.decoders = None
+        self.config.generate = self.config.reconstruct = 0.0
 
     @property
     def bound(self) -> Catalogue:
@@ -249,13 +277,21 @@ class Generator(PreTrainedModel):
             parts.append(shown.states)
             places.append(shown.used)
             loss = shown.loss
+        if self.interest is not None:
+            parts.append(self.interest.position.weight.expand(len(query_ids), 1, -1))
+            places.append(torch.ones_like(query_mask[:, :1]))
         used, inputs = torch.cat(places, 1), torch.cat(parts, 1)
         order = used.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         if order.shape[1] > getattr(self.config.backbone, "max_position_embeddings", order.shape[1]):
             order = order[:, : int(used.sum(1).max())]  # there are positions for what is used, not for all padding
         inputs = inputs.gather(1, order.unsqueeze(-1).expand(-1, -1, inputs.shape[-1]))
         mask = used.gather(1, order)[:, None, None]
-        states = self.backbone.get_encoder()(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
+        last = None if self.interest is None else read_last(mask)
+        attended, mask = (mask, mask) if last is None else (last.attended, last.others)
+        states = self.backbone.get_encoder()(inputs_embeds=inputs, attention_mask=attended).last_hidden_state
+        interest = None
+        if self.interest is not None and last is not None:
+            interest = self.interest(states[torch.arange(len(states), device=states.device), last.place])
         bias = self.copy_features(slot_features).masked_fill(~filled.unsqueeze(-1), -torch.inf)
         return Context(
             catalogue=catalogue,
@@ -271,7 +307,16 @@ class Generator(PreTrainedModel):
             snapshot=snapshot,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
             loss=loss,
+            interest=interest,
         )
+
+    def leaf_vectors(self, catalogue: Catalogue, leaf: Tensor) -> Tensor:
+        """(..., I) unit vectors of the items at nodes (...) of a catalogue's last depth, to compare interest vectors
+        with."""
+        if self.interest is None:
+            raise RuntimeError("this model has no interest head")
+        summed = self._summed(self._tokens(leaf_codes(catalogue.index, leaf)))
+        return self.interest.items(catalogue.content[-1][leaf], summed)
 
     def _tokens(self, codes: Tensor) -> Tensor:
         """(..., l) the first l codes of semantic IDs as tokens."""
@@ -280,8 +325,8 @@ class Generator(PreTrainedModel):
     def _summed(self, tokens: Tensor) -> Tensor:
         """(..., L) tokens -> (..., D) the sum of their embeddings, without a copy of each."""
         embed = self.backbone.get_input_embeddings()
-        total = F.embedding_bag(tokens.flatten(0, -2), embed.weight, mode="sum").view(*tokens.shape[:-1], -1)
-        return total * getattr(embed, "embed_scale", 1.0)
+        total = F.embedding_bag(tokens.flatten(0, -2), embed.weight, mode="sum")
+        return total.unflatten(0, tokens.shape[:-1]) * getattr(embed, "embed_scale", 1.0)
 
     def hidden(self, context: Context, codes: Tensor) -> Tensor:
         """Decoder states after each of the prefixes of K code sequences per request.
@@ -430,8 +475,13 @@ class Generator(PreTrainedModel):
         snapshot: Tensor,
         labels: Tensor,
         views: Mapping[str, Tensor] | None = None,
+        told: Mapping[str, Tensor] | None = None,
     ) -> GeneratorOutput:
-        """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss."""
+        """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss.
+
+        Args:
+            told: what KARMA's losses ask of the items, by name (`karma_losses`); without it they are left out.
+        """
         context = self.read(
             query_ids,
             query_mask,
@@ -466,9 +516,15 @@ class Generator(PreTrainedModel):
             loss = loss - self.config.plain_loss * plain_log_prob.sum(-1).mean()
         if context.loss is not None and self.training:
             loss = loss + context.loss
+        extra = None
+        if self.training and told is not None:
+            extra = karma_losses(self, context, hidden[:, 0], labels, path, told)
+            loss = loss + sum(getattr(self.config, name) * term for name, term in extra.items())
+            extra = {name: term.detach() for name, term in extra.items()}
         if plain and self.training:
-            return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob.detach())
-        return GeneratorOutput(loss=loss, log_prob=log_prob.detach())
+            plain_log_prob = plain_log_prob.detach()
+            return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), plain_log_prob=plain_log_prob, terms=extra)
+        return GeneratorOutput(loss=loss, log_prob=log_prob.detach(), terms=extra)
 
 
 def _mean(states: Tensor, used: Tensor) -> Tensor:

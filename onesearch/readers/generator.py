@@ -16,10 +16,15 @@ from onesearch.corpus import Corpus, Requests, make_split
 from onesearch.embed import load_text_encoder
 from onesearch.model import Generator
 from onesearch.model.catalogue import Catalogue
+from onesearch.model.karma import TEMPERATURE
 from onesearch.prefix import PrefixIndex
 from onesearch.run import Run
 from onesearch.search import GeneratorScorer
+from onesearch.search.interest import InterestIndex, Wanted
 from onesearch.sid import SidTable
+
+TOGETHER = 256
+"""Requests that are read at once."""
 
 
 class GeneratorReader:
@@ -30,6 +35,7 @@ class GeneratorReader:
     def __init__(self, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.builder = builder
         self.model = model.bind(_on_sale(table, builder)).eval()
+        self.interest = None if model.interest is None else _interest_index(self.model)
 
     @classmethod
     def load(cls, run: Run, folder: Path, corpus: Corpus, table: SidTable) -> GeneratorReader:
@@ -51,8 +57,30 @@ class GeneratorReader:
         inputs, _ = self.builder.inputs(requests)
         return GeneratorScorer(self.model, self.model.read(**send_to_device(inputs, self.device)))
 
+    @torch.inference_mode()
+    def nearest(self, requests: Requests, k: int) -> NDArray[np.int64]:
+        """(Q, k) the items nearest to what each user wants, best first; -1 where there are fewer.
+
+        Raises:
+            RuntimeError: the model has no interest head.
+        """
+        if self.interest is None:
+            raise RuntimeError("this model has no interest head")
+        starts = range(0, len(requests), TOGETHER)
+        wanted = [self.read(requests.part(slice(start, start + TOGETHER))).interest.vectors for start in starts]
+        found: NDArray[np.int64] = self.interest.search(Wanted(torch.cat(wanted)), k)[0].cpu().numpy()
+        return found
+
     def given(self, requests: Requests) -> NDArray[np.int64]:
         return self.builder.inputs(requests)[1].event
+
+
+@torch.inference_mode()
+def _interest_index(model: Generator) -> InterestIndex:
+    index = model.bound.index
+    leaves = torch.arange(len(index.below[-1]) - 1, device=model.device).repeat_interleave(index.below[-1].diff())
+    scale, share = 1 / TEMPERATURE, model.config.interest_share
+    return InterestIndex(model.leaf_vectors(model.bound, leaves), index.items.long(), scale, share)
 
 
 def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:

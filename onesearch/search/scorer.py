@@ -11,6 +11,7 @@ from torch import Tensor
 from onesearch.model.generator import Context, Generator
 from onesearch.model.language import Beams, LanguageModel, Prompt
 from onesearch.prefix import PrefixIndex
+from onesearch.search.interest import Wanted
 
 State = TypeVar("State")
 
@@ -64,6 +65,13 @@ class GeneratorScorer:
         sizes = model.config.level_sizes
         if self.index.levels != len(sizes):
             raise ValueError(f"the catalogue has {self.index.levels} levels, the model {len(sizes)}")
+
+    @property
+    def interest(self) -> Wanted:
+        """(B, I) interest vectors to search with; a `RuntimeError` where the model has no interest head."""
+        if self.context.interest is None:
+            raise RuntimeError("this model has no interest head")
+        return Wanted(self.context.interest.detach())
 
     def begin(self) -> Followed:
         return Followed(
