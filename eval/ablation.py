@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eval.charts import Interval, interval_plot
-from eval.trained import COMPARED, Answers, answers, file_name, sharing, train_here
+from eval.trained import COMPARED, INTEREST, NEAREST, Answers, answers, file_name, sharing, train_here
 from onesearch.errors import UserError
 from onesearch.files import read_yaml, write_json, write_text
 from onesearch.run import Run
@@ -107,20 +107,30 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
 def markdown(results: Mapping[str, Any]) -> str:
     """The table: means, and differences to the first row."""
     rows = list(results["rows"].items())
+    metrics = [*COMPARED, *(f"{INTEREST}{one}" for one in NEAREST if any(f"{INTEREST}{one}" in row for _, row in rows))]
     searches, seeds = rows[0][1]["searches"], len(results["seeds"])
     lines = [
         f"{searches:,} validation searches, {seeds} seed{'s' * (seeds > 1)}; differences to the first row.",
         "",
-        "| | MRR@10 | difference | Recall@10 | difference | train, s |",
-        "|---|---|---|---|---|---|",
+        f"| | {' | difference | '.join(map(_heading, metrics))} | difference | train, s |",
+        "|---" * (2 * len(metrics) + 2) + "|",
     ]
     for name, row in rows:
         cells = [name]
-        for metric in COMPARED:
+        for metric in metrics:
             change = row["differences"].get(metric)
-            cells += [spell_number(row[metric]["mean"]), "" if change is None else _change(change)]
+            mean = spell_number(row[metric]["mean"]) if metric in row else ""
+            cells += [mean, "" if change is None else _change(change)]
         lines.append(f"| {' | '.join(cells)} | {row['train_seconds']:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _heading(metric: str) -> str:
+    """
+    >>> _heading("mrr@10"), _heading("interest recall@200")
+    ('MRR@10', 'interest Recall@200')
+    """
+    return metric.replace("mrr", "MRR").replace("recall", "Recall")
 
 
 def _change(change: Mapping[str, float]) -> str:

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from eval.metrics import Bootstrap, per_query
 from onesearch.corpus import VALID, make_split, sample_requests
 from onesearch.errors import UserError
+from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.settings import Settings
 
 COMPARED: Final = ("mrr@10", "recall@10")
+NEAREST: Final = ("mrr@10", "recall@200")
+"""Of the items nearest to the interest vector, where models have one."""
+INTEREST: Final = "interest "
+"""Their names begin with this."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ class Answers:
             "train_seconds": self.seconds,
             "of_seeds": self.of_seeds,
             "differences": {
-                metric: draws.difference(self.values[metric], found).as_dict() for metric, found in differences.items()
+                metric: draws.difference(self.values[metric], found).as_dict()
+                for metric, found in differences.items()
+                if metric in self.values
             },
             **{metric: draws.mean(found).as_dict() for metric, found in self.values.items()},
         }
@@ -91,10 +98,14 @@ def answers(runs: Sequence[Run]) -> Answers:
         requests = sample_requests(retriever.corpus, split, VALID, settings.valid_requests, settings.seed)
         if not len(requests):
             raise UserError("no validation searches", place=run.folder / "corpus", remedy="the log needs more events")
-        found.append(per_query(retriever.rank(requests, 10)[0], requests.target, COMPARED))
+        values = per_query(retriever.rank(requests, 10)[0], requests.target, COMPARED)
+        if isinstance(reader := retriever.reader, GeneratorReader) and reader.interest is not None:
+            near = per_query(reader.nearest(requests, 200).astype(np.int32), requests.target, NEAREST)
+            values |= {f"{INTEREST}{metric}": value for metric, value in near.items()}
+        found.append(values)
     return Answers(
-        values={metric: np.mean([one[metric] for one in found], axis=0) for metric in COMPARED},
-        of_seeds={metric: [float(one[metric].mean()) for one in found] for metric in COMPARED},
+        values={metric: np.mean([one[metric] for one in found], axis=0) for metric in found[0]},
+        of_seeds={metric: [float(one[metric].mean()) for one in found] for metric in found[0]},
         user=requests.user,
         seconds=float(np.mean([run.manifest["steps"]["train"]["seconds"] for run in runs])),
     )

@@ -5,10 +5,12 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up import TINY, write_yaml
 
-from eval.ablation import Ablation, main
+from eval.ablation import Ablation, main, markdown
+from eval.trained import Answers
 from onesearch.errors import UserError
 from onesearch.files import read_json
 
@@ -39,6 +41,23 @@ def test_rows_differ_in_their_options_and_are_trained_once(
     assert json.loads(capsys.readouterr().out)["rows"] == found
     assert [path.stat().st_mtime_ns for path in models] == before
     assert not (run / "models").exists()
+
+
+def test_interest_is_compared_where_both_rows_have_it() -> None:
+    generated = {"mrr@10": np.array([1.0, 0.5, 0, 0]), "recall@10": np.array([1.0, 1, 0, 0])}
+    near = {"interest mrr@10": np.array([0.5, 0, 0, 0]), "interest recall@200": np.array([1.0, 1, 1, 0])}
+    better = near | {"interest recall@200": np.ones(4)}
+    rows = {"first": generated | near, "better": generated | better, "without": generated}
+    found = {name: Answers(values, {}, np.arange(4, dtype=np.int32), seconds=1.0) for name, values in rows.items()}
+    summaries = {name: one.summary(found["first"], seed=0) for name, one in found.items()}
+    assert summaries["better"]["differences"]["interest recall@200"]["mean"] == pytest.approx(0.25)
+    assert set(summaries["without"]["differences"]) == {"mrr@10", "recall@10"}
+    head, _, first, better_row, without = markdown({"seeds": [7], "rows": summaries}).splitlines()[2:]
+    assert "| interest MRR@10 | difference | interest Recall@200 | difference |" in head
+    assert "| .750 |" in first and "| 1.000 |" in better_row
+    assert without.endswith("|  |  |  |  | 1 |"), "empty where it has no interest vector"
+    plain = markdown({"seeds": [7], "rows": {"first": found["without"].summary(found["without"], seed=0)}})
+    assert "interest" not in plain
 
 
 @pytest.mark.parametrize(
