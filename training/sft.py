@@ -220,7 +220,6 @@ def periods(corpus: Corpus, split: NDArray[np.int8], recent: float) -> tuple[NDA
 def train(model_args: ModelArguments, args: SftArguments, progress: Progress | None = None) -> None:
     """Train a generator on the run's training events into `models/STAGE`; an interrupted training goes on."""
     keep_freed_memory()
-    check_weights(model_args)
     user, backbone = reads(model_args), new_backbone(model_args)
     run = Run.open(model_args.run)
     target = run.folder / "models" / model_args.stage
@@ -317,9 +316,10 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArgume
     """Arguments of the command line over those of the YAML over the defaults.
 
     Raises:
-        UserError: the YAML has an option that does not exist.
+        UserError: the YAML has an option that does not exist, or options that do not go together.
     """
     model_args, args = parse_options((ModelArguments, SftArguments), __doc__, arguments)
+    check_weights(model_args)
     return model_args, args
 
 
