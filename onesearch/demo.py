@@ -68,7 +68,9 @@ def results_view(results: Mapping[str, Any], answers: Sequence[Mapping[str, Any]
     """The tables, then the searches: the same query for two users each."""
     parts: list[Any] = [systems_table(results), Text(), slices_table(results), Text()]
     if answers:
-        parts.append(Rule("the same query, two households", align="left", style="dim"))
+        asked = any(answer["query"] for answer in answers)
+        title = "the same query, two households" if asked else "what comes after two histories"
+        parts.append(Rule(title, align="left", style="dim"))
     for answer in answers:
         parts += [Text(), Padding(answer_table(answer), (0, 0, 0, 2))]
     return Group(*parts)
