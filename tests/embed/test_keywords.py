@@ -92,6 +92,7 @@ def test_an_items_own_values_count_as_found() -> None:
     class One:
         items = pl.DataFrame(
             {
+                "item_id": ["1", "2"],
                 "title": ["Runner", "Plain"],
                 "brand": ["Acme", None],
                 "categories": [["Shoes", "Sport"], None],
