@@ -44,7 +44,7 @@ from onesearch.errors import UserError
 from onesearch.files import write_json, write_text
 from onesearch.model.generator import Context
 from onesearch.readers import load_reader
-from onesearch.readers.generator import TOGETHER, GeneratorReader
+from onesearch.readers.generator import GeneratorReader
 from onesearch.run import Run
 from onesearch.sid import SidTable
 from training.karma import item_tokens
@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 
 FITTED: Final = 4
 """The probe is fitted on so many times as many requests as it is measured on."""
+
+TOGETHER: Final = 256
+"""Requests that are read at once."""
 
 NAME: Final = "recorded"
 MEASURES: Final = ("sink_mass", "column_entropy")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from eval.metrics import Bootstrap, per_query
 from onesearch.corpus import VALID, make_split, sample_requests
 from onesearch.errors import UserError
-from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.settings import Settings
@@ -99,8 +98,8 @@ def answers(runs: Sequence[Run]) -> Answers:
         if not len(requests):
             raise UserError("no validation searches", place=run.folder / "corpus", remedy="the log needs more events")
         values = per_query(retriever.rank(requests, 10)[0], requests.target, COMPARED)
-        if isinstance(reader := retriever.reader, GeneratorReader) and reader.interest is not None:
-            near = per_query(reader.nearest(requests, 200).astype(np.int32), requests.target, NEAREST)
+        if retriever.reader.interest is not None:
+            near = per_query(retriever.rank(requests, 200, mode="interest")[0], requests.target, NEAREST)
             values |= {f"{INTEREST}{metric}": value for metric, value in near.items()}
         found.append(values)
     return Answers(

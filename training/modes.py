@@ -5,11 +5,14 @@ Checkpoints are compared by it, without a look at the test requests.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from onesearch.corpus import Requests
+from onesearch.readers.generator import GeneratorReader
 from onesearch.readers.sequence import SequenceReader
 from onesearch.search import beam_search
 from onesearch.search.fusion import candidates
@@ -21,7 +24,8 @@ WIDTH = 64
 """Beam width on validation requests, that of the retriever."""
 
 
-def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, float], float]:
+@torch.inference_mode()
+def validation(reader: GeneratorReader | SequenceReader, requests: Requests) -> tuple[dict[str, float], float]:
     """How well each mode finds the target of held-out requests, and the best of `SHARES` for both together.
 
     `ndcg@10` alone is that of both, or of what the model has.
@@ -30,7 +34,7 @@ def validation(reader: SequenceReader, requests: Requests) -> tuple[dict[str, fl
     for start in range(0, len(requests), 256):
         part = requests.part(slice(start, start + 256))
         right = torch.from_numpy(part.target.astype(np.int64)).to(reader.device).unsqueeze(1)
-        scorer = reader.read(part)
+        scorer: Any = reader.read(part)
         if reader.interest is None:
             found = beam_search(scorer, WIDTH, 10)
             ranks.setdefault("generate", []).append(_rank(found.items, found.scores, right))

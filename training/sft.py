@@ -38,7 +38,7 @@ from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
-from training import language
+from training import language, modes
 from training.batches import Events, SimilarLengths, TrainingBatches
 from training.karma import Told, check_weights
 from training.launch import (
@@ -289,9 +289,12 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         model.drop_decoders()
         builder = builder.knowing(np.flatnonzero(split == TRAIN))
         reader = GeneratorReader(table, builder, model)
-        trainer.log(validation(Retriever(corpus, table, reader), held_out))
+        retriever = Retriever(corpus, table, reader)
+        trainer.log(validation(retriever, held_out))
         if reader.interest is not None:
-            trainer.log(interest_validation(reader, held_out))
+            trainer.log(interest_validation(retriever, held_out))
+            found, model.config.interest_share = modes.validation(reader, held_out)
+            trainer.log({f"valid_{name}": found[name] for name in ("recall@10 both", "ndcg@10 both")})
         builder.views.room.report("validation")
         builder.save(target)
         model.save_pretrained(target)

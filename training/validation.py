@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesearch.corpus import Requests
-from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import BEAMS, Retriever
 
 
@@ -21,9 +20,9 @@ def validation(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> 
     }
 
 
-def interest_validation(reader: GeneratorReader, requests: Requests) -> dict[str, float]:
+def interest_validation(retriever: Retriever, requests: Requests) -> dict[str, float]:
     """The same of the items nearest to what is wanted."""
-    rank = _ranks(reader.nearest(requests, 200), requests)
+    rank = _ranks(retriever.rank(requests, 200, mode="interest")[0], requests)
     return {"valid_interest_mrr@10": _mrr(rank), "valid_interest_recall@200": float((rank < 200).mean())}
 
 

@@ -20,11 +20,8 @@ from onesearch.model.karma import TEMPERATURE
 from onesearch.prefix import PrefixIndex
 from onesearch.run import Run
 from onesearch.search import GeneratorScorer
-from onesearch.search.interest import InterestIndex, Wanted
+from onesearch.search.interest import InterestIndex
 from onesearch.sid import SidTable
-
-TOGETHER = 256
-"""Requests that are read at once."""
 
 
 class GeneratorReader:
@@ -56,20 +53,6 @@ class GeneratorReader:
     def read(self, requests: Requests) -> GeneratorScorer:
         inputs, _ = self.builder.inputs(requests)
         return GeneratorScorer(self.model, self.model.read(**send_to_device(inputs, self.device)))
-
-    @torch.inference_mode()
-    def nearest(self, requests: Requests, k: int) -> NDArray[np.int64]:
-        """(Q, k) the items nearest to what each user wants, best first; -1 where there are fewer.
-
-        Raises:
-            RuntimeError: the model has no interest head.
-        """
-        if self.interest is None:
-            raise RuntimeError("this model has no interest head")
-        starts = range(0, len(requests), TOGETHER)
-        wanted = [self.read(requests.part(slice(start, start + TOGETHER))).interest.vectors for start in starts]
-        found: NDArray[np.int64] = self.interest.search(Wanted(torch.cat(wanted)), k)[0].cpu().numpy()
-        return found
 
     def given(self, requests: Requests) -> NDArray[np.int64]:
         return self.builder.inputs(requests)[1].event

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from made_up import TINY, write_shop, write_yaml
 
 from onesearch.context.tokenizer import QueryTokenizer
@@ -19,8 +18,10 @@ from onesearch.corpus import TRAIN, VALID, Corpus, make_split, sample_requests, 
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.errors import UserError
 from onesearch.files import read_json
-from onesearch.retriever import Retriever
+from onesearch.retriever import Request, Retriever
+from onesearch.where import Filter
 from training.karma import SHOWN, TEXT_TOKENS, Shown, item_tokens
+from training.modes import SHARES
 from training.sft import main, parse, train
 
 IMPRESSION, CLICK, PURCHASE = (EVENT_KINDS.index(name) for name in ("impression", "click", "purchase"))
@@ -95,20 +96,22 @@ def test_from_the_yaml_to_the_items_nearest_to_what_is_wanted(new_run: NewRun, t
     measured = {name: value for entry in read_json(folder / "log_history.json") for name, value in entry.items()}
     assert measured["action"] > 0 and measured["generate"] > 0 and measured["reconstruct"] > 0
     assert {"valid_mrr@10", "valid_interest_mrr@10", "valid_interest_recall@200"} <= set(measured)
-    reader = Retriever.load(run).reader
-    corpus = Corpus.load(run / "corpus")
+    assert measured["valid_ndcg@10 both"] >= 0.9 * measured["valid_mrr@10"]
+    assert config["interest_share"] in SHARES
+    retriever = Retriever.load(run)
+    assert retriever.reader.interest.share == config["interest_share"]
+    corpus = retriever.corpus
     requests = sample_requests(corpus, make_split(corpus), VALID, 40, seed=0)
-    items = reader.nearest(requests, 5)
-    assert items.shape == (len(requests), 5) and (np.diff(np.sort(items, 1)) > 0).all()
+    items, _ = retriever.rank(requests, 5, mode="interest")
     found = (items == requests.target[:, None]).any(1).mean()
     assert found > 3 * 5 / len(corpus.items), "far better than chance"
-    allowed = np.zeros((1, len(corpus.items)), bool)
-    allowed[0, :3] = True
-
-    wanted = reader.read(requests).interest
-    few, score = reader.interest.search(wanted, 5, torch.from_numpy(allowed), torch.zeros(len(requests)).long())
-    assert set(few[:, :3].flatten().tolist()) == {0, 1, 2} and (few[:, 3:] == -1).all()
+    filters = [Filter(allow=("i0", "i1", "i2"))] * len(requests)
+    few, score = retriever.rank(requests, 5, filters=filters, mode="interest")
+    allowed = np.flatnonzero(corpus.items["item_id"].is_in(["i0", "i1", "i2"]))
+    assert (np.sort(few[:, :3], 1) == allowed).all() and (few[:, 3:] == -1).all()
     assert (score[:, :2] >= score[:, 1:3]).all()
+    both = retriever.search([Request("cold cereal", "u0")], 3, mode="both")[0]
+    assert len(both.hits) == 3 and "cold cereal" in both.hits[0].title
 
 
 def test_impressions_of_a_log_reach_the_training(new_run: NewRun, tmp_path: Path) -> None:
