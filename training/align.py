@@ -47,7 +47,16 @@ from training.align_batches import (
 from training.align_check import held_out, held_out_table
 from training.align_losses import decoupled_info_nce, info_nce, rank_margin, relevance_fit, semantic_loss
 from training.batches import Events, SimilarLengths
-from training.launch import UNNAMED, Progress, Reporter, check_processes, fail, last_checkpoint, parse_options
+from training.launch import (
+    UNNAMED,
+    Progress,
+    Reporter,
+    check_processes,
+    clear_checkpoints,
+    fail,
+    last_checkpoint,
+    parse_options,
+)
 from training.pairs import Ints, KnownPairs, interactions
 from training.semantic_negatives import SemanticNegatives
 from training.sft import SftArguments
@@ -289,9 +298,7 @@ def train(
         write_json(target / "log_history.json", trainer.state.log_history)
         alignment.save(target)
         shutil.rmtree(query_folder)
-        for checkpoint in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        (checkpoints / "checkpoint.json").unlink()
+        clear_checkpoints(checkpoints)
     trainer.accelerator.end_training()
     return values
 

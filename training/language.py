@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -47,6 +46,7 @@ from training.launch import (
     Progress,
     Reporter,
     check_processes,
+    clear_checkpoints,
     enough_memory,
     fail,
     held,
@@ -302,9 +302,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         first = [read_json(untrained)] if options.compare_untrained else []
         write_json(target / "log_history.json", [*first, *trainer.state.log_history])
         untrained.unlink(missing_ok=True)
-        for checkpoint in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        (checkpoints / "checkpoint.json").unlink(missing_ok=True)
+        clear_checkpoints(checkpoints)
 
 
 def targets_of(corpus: Corpus, split: Any, options: LanguageArguments) -> Any:

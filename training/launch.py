@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +108,13 @@ def last_checkpoint(folder: Path, trainer: Trainer, basis: Mapping[str, Any]) ->
     if trainer.is_world_process_zero():
         write_json(note, key)
     return get_last_checkpoint(str(folder)) if same else None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a training that has ended."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (folder / "checkpoint.json").unlink(missing_ok=True)
 
 
 class Reporter(TrainerCallback):

@@ -11,7 +11,6 @@ generation in `--mode both` is chosen on them too.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import Sampler
-from transformers import AutoConfig, Trainer, TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from onesearch.context.sequence import ItemContent, SequenceBuilder
@@ -38,10 +37,14 @@ from training.batches import SimilarLengths
 from training.histories import Histories
 from training.launch import (
     UNNAMED,
+    Guarded,
     Progress,
     Reporter,
     check_processes,
+    clear_checkpoints,
+    enough_memory,
     fail,
+    held,
     keep_freed_memory,
     last_checkpoint,
     parse_options,
@@ -113,7 +116,7 @@ Ranked = Callable[[], tuple[dict[str, float], float]]
 """Gives what `validation` gives for the model as it is."""
 
 
-class SequenceTrainer(Trainer):
+class SequenceTrainer(Guarded):
     """A `Trainer` whose batches hold histories of similar length, the same ones however many processes there are."""
 
     def __init__(self, *arguments: Any, histories: Histories, ranked: Ranked, **options: Any) -> None:
@@ -239,9 +242,7 @@ def train(model_args: ModelArguments, args: SequenceArguments, progress: Progres
         content.save(target)
         model.save_pretrained(target)
         write_json(target / "log_history.json", trainer.state.log_history)
-        for checkpoint in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        (checkpoints / "checkpoint.json").unlink(missing_ok=True)
+        clear_checkpoints(checkpoints)
 
 
 def train_run(run: Run, progress: Progress) -> None:
@@ -267,7 +268,8 @@ def main() -> None:
         check_processes()
         model_args, args = parse()
         args.disable_tqdm = False
-        train(model_args, args)
+        with held(Run.open(model_args.run)), enough_memory():
+            train(model_args, args)
     except UserError as error:
         raise SystemExit(fail(error)) from None
 

@@ -12,7 +12,6 @@ in its personalised stage alone; with `model: language` a language model of Hugg
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from training.launch import (
     Progress,
     Reporter,
     check_processes,
+    clear_checkpoints,
     enough_memory,
     fail,
     held,
@@ -299,9 +299,7 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         builder.save(target)
         model.save_pretrained(target)
         write_json(target / "log_history.json", trainer.state.log_history)
-        for checkpoint in checkpoints.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        (checkpoints / "checkpoint.json").unlink(missing_ok=True)
+        clear_checkpoints(checkpoints)
 
 
 def train_run(run: Run, progress: Progress) -> None:

@@ -3,7 +3,8 @@
 The strongest form that is known to us: the cross-entropy over all items instead of one sampled negative ("Turning
 Dross Into Gold Loss", https://arxiv.org/abs/2309.07602), and with `content` vectors of the items beside their
 embeddings. As in the paper embeddings are shared by input and output. It gets the same care as our own model: the same
-vectors, backbone, optimizer and temperature, and the number of passes is chosen on validation requests.
+vectors, backbone, optimizer and temperature, the same learnt bonus for items of the history (`onesearch.model.seen`;
+not the paper's), and the number of passes is chosen on validation requests.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from transformers import GPT2Config, GPT2Model, get_cosine_schedule_with_warmup
 
 from onesearch.context.sequence import SequenceBuilder
 from onesearch.corpus import Corpus, Requests
-from onesearch.model.contrastive import softmax_loss
+from onesearch.model.contrastive import Bonus, softmax_loss
+from onesearch.model.seen import Seen, once
 from onesearch.model.sequence import BEGIN
 from training.batches import SimilarLengths
 from training.histories import Histories
@@ -56,6 +58,7 @@ class SASRec(nn.Module):
         self.begin = nn.Parameter(torch.zeros(WIDTH))
         self.content = None if content is None else torch.from_numpy(content)
         self.read_content = None if content is None else nn.Linear(content.shape[1], WIDTH, bias=False)
+        self.repeat = nn.Parameter(torch.zeros(()))  # of items in the history, in units of a cosine
         self.dropout = nn.Dropout(DROPOUT)
         self.backbone = GPT2Model(
             GPT2Config(
@@ -129,7 +132,9 @@ class SASRec(nn.Module):
         vectors, learnt = self.vectors(), labels >= 0
         state, target = self.states(items, vectors)[learnt], labels[learnt]
         weight = torch.full((len(target),), 1 / max(len(target), 1))
-        return softmax_loss(state, F.normalize(vectors, dim=-1), target, weight, 1 / TEMPERATURE)[0]
+        seen = Seen.of(items, learnt)
+        bonus = Bonus(seen.row, seen.item, self.repeat / TEMPERATURE)
+        return softmax_loss(state, F.normalize(vectors, dim=-1), target, weight, 1 / TEMPERATURE, bonus=bonus)[0]
 
     @torch.inference_mode()
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -143,7 +148,10 @@ class SASRec(nn.Module):
             part = slice(start, start + ASKED)
             given, _, last = self.builder.inputs(requests.part(part))
             state = self.states(given, vectors)[torch.arange(len(last)), last]
-            score, item = (state @ keys.T).topk(count, 1)
+            had = once(given)
+            bonus = self.repeat * (had >= 0)
+            score = (state @ keys.T).scatter_add(1, had.clamp(min=0), bonus)
+            score, item = score.topk(count, 1)
             items[part, :count], scores[part, :count] = item.numpy(), score.numpy()
         return items, scores
 

@@ -22,7 +22,7 @@ from onesearch.retriever import Request, Retriever
 from onesearch.run import Run
 from onesearch.settings import Settings
 from onesearch.where import Filter
-from training.sequence import parse, train
+from training.sequence import main, parse, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +66,23 @@ def trained(quantized: Path) -> Path:
 def onesearch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "onesearch.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+def test_a_run_that_another_training_writes_is_left_alone(
+    quantized: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sequence.py", "--run", str(quantized)])
+    with Run.open(quantized).lock(), pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert f"process {os.getpid()} is writing this run" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_training(quantized: Path, tmp_path: Path) -> None:
+    target = tmp_path / "checkpoints"
+    with pytest.raises(UserError, match=r"batch \d+: .* is not a finite number"):
+        train(*parse(options(quantized, stage="diverges", output_dir=target, learning_rate=1e30, max_grad_norm=0)))
+    assert not (quantized / "models/diverges/config.json").exists()
 
 
 def test_it_learns_what_follows(trained: Path) -> None:
