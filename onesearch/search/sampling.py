@@ -10,6 +10,9 @@ replacement, and a beam of width k finds them exactly. What deviates: temperatur
 the root is 0, for the order of the leaves does not depend on it.
 
 Of a semantic ID that several allowed items share, one is drawn, each as likely.
+
+Random numbers come from a generator, or, with a key for each request, from `onesearch.search.noise`: then the draws of
+a request do not depend on the batch that it is in.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from onesearch.allowed import Allowed
 from onesearch.search.found import Found, check, check_filter, item_of_each
+from onesearch.search.noise import Random, exponentials, uniforms
 from onesearch.search.scorer import Scorer, State, rows
 
 
@@ -42,7 +46,7 @@ def sample(
     draws: int,
     temperature: float = 1.0,
     allowed: Allowed | None = None,
-    random: torch.Generator | None = None,
+    random: Random = None,
 ) -> Sampled:
     """`draws` independent draws for each request; `scores` are those of the proposal.
 
@@ -56,10 +60,11 @@ def sample(
     log_prob = proposal = torch.zeros(scorer.batch, 1, device=scorer.device)
     for depth in range(index.levels):
         step, tempered, child, code = _distribution(scorer, state, depth, nodes, temperature, allowed)
+        parent = _parents(nodes, draws)
         shape = (scorer.batch, draws, tempered.shape[-1])
-        noise = torch.empty(shape, device=scorer.device).exponential_(generator=random)
+        number = torch.arange(draws, device=scorer.device).unsqueeze(-1)
+        noise = exponentials(random, shape, scorer.device, depth, number, rows(child, parent))
         place = (tempered - noise.log()).argmax(-1)  # Gumbel noise is minus the log of exponential noise
-        parent = torch.arange(draws, device=scorer.device).clamp(max=nodes.shape[1] - 1).expand(shape[:2])
         step, tempered, nodes, code = (
             rows(one, parent).gather(-1, place.unsqueeze(-1)).squeeze(-1) for one in (step, tempered, child, code)
         )
@@ -75,7 +80,7 @@ def sample_without_replacement(
     draws: int,
     temperature: float = 1.0,
     allowed: Allowed | None = None,
-    random: torch.Generator | None = None,
+    random: Random = None,
 ) -> Sampled:
     """`draws` different semantic IDs for each request, or all if there are fewer; `scores` are the perturbed
     log-probabilities, of which the largest is 0.
@@ -91,7 +96,7 @@ def sample_without_replacement(
     for depth in range(index.levels):
         step, tempered, child, code = _distribution(scorer, state, depth, nodes, temperature, allowed)
         phi = proposal.unsqueeze(-1) + tempered
-        noise = -torch.empty_like(phi).exponential_(generator=random).log()
+        noise = -exponentials(random, tuple(phi.shape), scorer.device, depth, child).log()
         value = _with_maximum(phi + noise, perturbed.unsqueeze(-1)).flatten(1)
         perturbed, best = value.topk(min(draws, len(index.code[depth]), value.shape[1]), dim=1)
         parent = best // child.shape[-1]
@@ -106,6 +111,12 @@ def sample_without_replacement(
     empty = {"items": -1, "nodes": 0, "scores": -torch.inf, "log_prob": -torch.inf, "proposal": -torch.inf}
     pad = torch.nn.functional.pad
     return Sampled(**{name: pad(getattr(found, name), (0, short), value=value) for name, value in empty.items()})
+
+
+def _parents(nodes: Tensor, draws: int) -> Tensor:
+    """(B, draws) the prefix (B, K) that each draw goes on from: its own, or at first the only one."""
+    place = torch.arange(draws, device=nodes.device).clamp(max=nodes.shape[1] - 1)
+    return place.expand(len(nodes), draws)
 
 
 def _check_arguments(scorer: Scorer[State], draws: int, temperature: float, allowed: Allowed | None) -> None:
@@ -145,11 +156,12 @@ def _sampled(
     log_prob: Tensor,
     proposal: Tensor,
     allowed: Allowed | None,
-    random: torch.Generator | None,
+    random: Random,
 ) -> Sampled:
     check(scores)
     empty = proposal == -torch.inf
-    share = torch.rand(nodes.shape, generator=random, device=scorer.device)
+    place = torch.arange(nodes.shape[1], device=scorer.device)
+    share = uniforms(random, tuple(nodes.shape), scorer.device, scorer.index.levels, place)
     return Sampled(
         items=item_of_each(scorer.index, nodes, ~empty, share, allowed),
         scores=scores.masked_fill(empty, -torch.inf),
