@@ -18,6 +18,7 @@ a request do not depend on the batch that it is in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -90,27 +91,57 @@ def sample_without_replacement(
         FloatingPointError: the model's scores of a request, which is named, are not numbers.
     """
     _check_arguments(scorer, draws, temperature, allowed)
-    index, state = scorer.index, scorer.begin()
-    nodes = torch.zeros(scorer.batch, 1, dtype=torch.int64, device=scorer.device)
-    log_prob = proposal = perturbed = torch.zeros(scorer.batch, 1, device=scorer.device)
-    for depth in range(index.levels):
-        step, tempered, child, code = _distribution(scorer, state, depth, nodes, temperature, allowed)
-        phi = proposal.unsqueeze(-1) + tempered
-        noise = -exponentials(random, tuple(phi.shape), scorer.device, depth, child).log()
-        value = _with_maximum(phi + noise, perturbed.unsqueeze(-1)).flatten(1)
-        perturbed, best = value.topk(min(draws, len(index.code[depth]), value.shape[1]), dim=1)
-        parent = best // child.shape[-1]
-        log_prob = (log_prob.unsqueeze(-1) + step).flatten(1).gather(1, best)
-        proposal, nodes, code = (one.flatten(1).gather(1, best) for one in (phi, child, code))
-        if depth + 1 < index.levels:
-            state = scorer.advance(state, depth, parent, code)
-    found = _sampled(scorer, nodes, perturbed, log_prob, proposal, allowed, random)
+    drawn = draw_prefixes(scorer, scorer.index.levels, draws, temperature, allowed, random)
+    found = _sampled(scorer, drawn.nodes, drawn.perturbed, drawn.log_prob, drawn.proposal, allowed, random)
     short = draws - found.items.shape[1]
     if short <= 0:
         return found
     empty = {"items": -1, "nodes": 0, "scores": -torch.inf, "log_prob": -torch.inf, "proposal": -torch.inf}
     pad = torch.nn.functional.pad
     return Sampled(**{name: pad(getattr(found, name), (0, short), value=value) for name, value in empty.items()})
+
+
+@dataclass(frozen=True)
+class Prefixes(Generic[State]):
+    """K different prefixes of one depth a request, drawn without replacement, in the order in which they were drawn.
+
+    Attributes:
+        state: of the scorer; of whole semantic IDs the one before their last code.
+        nodes: (B, K) in empty places some node. log_prob, proposal: (B, K) of the prefix in the model and in the
+            distribution that was drawn from, which is -inf in empty places. perturbed: (B, K) what ordered them.
+    """
+
+    state: State
+    nodes: Tensor
+    log_prob: Tensor
+    proposal: Tensor
+    perturbed: Tensor
+
+
+def draw_prefixes(
+    scorer: Scorer[State],
+    depth: int,
+    draws: int,
+    temperature: float = 1.0,
+    allowed: Allowed | None = None,
+    random: Random = None,
+) -> Prefixes[State]:
+    """At most `draws` different prefixes of `depth` codes for each request; see `sample_without_replacement`."""
+    index, state = scorer.index, scorer.begin()
+    nodes = torch.zeros(scorer.batch, 1, dtype=torch.int64, device=scorer.device)
+    log_prob = proposal = perturbed = torch.zeros(scorer.batch, 1, device=scorer.device)
+    for level in range(depth):
+        step, tempered, child, code = _distribution(scorer, state, level, nodes, temperature, allowed)
+        phi = proposal.unsqueeze(-1) + tempered
+        noise = -exponentials(random, tuple(phi.shape), scorer.device, level, child).log()
+        value = _with_maximum(phi + noise, perturbed.unsqueeze(-1)).flatten(1)
+        perturbed, best = value.topk(min(draws, len(index.code[level]), value.shape[1]), dim=1)
+        parent = best // child.shape[-1]
+        log_prob = (log_prob.unsqueeze(-1) + step).flatten(1).gather(1, best)
+        proposal, nodes, code = (one.flatten(1).gather(1, best) for one in (phi, child, code))
+        if level + 1 < index.levels:
+            state = scorer.advance(state, level, parent, code)
+    return Prefixes(state, nodes, log_prob, proposal, perturbed)
 
 
 def _parents(nodes: Tensor, draws: int) -> Tensor:
