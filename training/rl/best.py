@@ -32,6 +32,17 @@ class Best(TrainerCallback):
         path = self.folder / "best.json"
         return read_json(path) if path.exists() else None
 
+    def restore(self) -> None:
+        """Give the policy the best weights."""
+        load_weights(self.policy, self.folder / "weights.safetensors")
+
+    def forget(self) -> None:
+        """Remove what is kept."""
+        for name in ("weights.safetensors", "best.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        if self.folder.exists():
+            self.folder.rmdir()
+
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -41,8 +52,6 @@ class Best(TrainerCallback):
         **_: Any,
     ) -> None:
         best = self.known
-        if best is not None and best["step"] > state.global_step:
-            best = None  # of a training that began anew
         better = best is None or metrics[WATCHED] > best[WATCHED]
         if better and state.is_world_process_zero:
             self.folder.mkdir(parents=True, exist_ok=True)

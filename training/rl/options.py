@@ -14,6 +14,8 @@ from training.rl import advantages, losses
 from training.rl.rollouts import KINDS, LISTED
 
 ADVANTAGES: Final = ("group", "position", "prefix")
+LOG: Final = "log"
+"""The rollout that is none: what the log has shown."""
 
 
 @dataclass
@@ -31,7 +33,12 @@ class PolicyArguments:
         default_factory=lambda: ["bought"],
         metadata={"help": "bought, prefix, category, interaction, model, or package.module:function."},
     )
-    rollout: str = field(default="distinct", metadata={"help": "distinct, sample, beam, list or keywords."})
+    rollout: str = field(default="distinct", metadata={"help": "distinct, sample, beam, list, keywords or log."})
+    propensity: str = field(
+        default="none", metadata={"help": "With rollout: log, weigh rewards by the inverse chance to look: position."}
+    )
+    propensity_eta: float = field(default=1.0, metadata={"help": "A rank is looked at with (1 + rank)^-eta."})
+    propensity_clip: float = field(default=10.0, metadata={"help": "No weight is more than this."})
     advantage: str = field(
         default="group", metadata={"help": "group; or TPMA's: position as published, prefix where all before match."}
     )
@@ -112,7 +119,8 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         "loss_type": (args.loss_type, losses.LOSS_TYPES),
         "importance_sampling_level": (args.importance_sampling_level, get_args(losses.Level)),
         "scale_rewards": (args.scale_rewards, get_args(advantages.Scale)),
-        "rollout": (options.rollout, KINDS),
+        "rollout": (options.rollout, (*KINDS, LOG)),
+        "propensity": (options.propensity, ("none", "position")),
         "advantage": (options.advantage, ADVANTAGES),
         "list_follow": (options.list_follow, ("nothing", "best")),
     }

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from onesearch.corpus import Requests
-from onesearch.retriever import Retriever
 from training.batches import Events
 from training.karma import Told
-from training.launch import Guarded
 from training.rl import advantages, losses
-from training.rl.best import load_weights, save_weights
+from training.rl.aligned import AlignmentTrainer, moved
 from training.rl.lists import ListWeights, reward_lists
+from training.rl.logged import LoggedLists, examination, inverse_propensity
 from training.rl.options import GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
 from training.rl.rollouts import LISTED, Rolling, Rollout, roll_out
-from training.validation import validation
 
 log = logging.getLogger(__name__)
 
@@ -68,28 +64,24 @@ class Kept:
     old: Tensor | None = None
 
 
-class GrpoTrainer(Guarded):
+class GrpoTrainer(AlignmentTrainer):
     """Rolls out, rewards, and moves the policy; see the module."""
 
     def __init__(
         self,
         *arguments: Any,
-        policy: GeneratorPolicy | LanguagePolicy,
-        reference: GeneratorPolicy | LanguagePolicy | None,
         options: PolicyArguments,
         rewards: Rewards,
-        retriever: Retriever,
-        held_out: Requests,
+        reference: GeneratorPolicy | LanguagePolicy | None = None,
         told: Told | None = None,
+        logged: LoggedLists | None = None,
         **more: Any,
     ) -> None:
-        super().__init__(*arguments, model=policy, **more)
-        self.policy, self.reference, self.options, self.rewards = policy, reference, options, rewards
-        self.retriever, self.held_out, self.told = retriever, held_out, told
+        super().__init__(*arguments, valid_beams=options.valid_beams, **more)
+        self.options, self.rewards, self.reference, self.told, self.logged = options, rewards, reference, told, logged
         self.rolling = rolling(options, self.args)
         self._kept: list[Kept] = []
         self._step = 0  # within an update, where gradients accumulate
-        self._seen: dict[str, list[float]] = {}
         self._first_entropy: float | None = None
 
     # the loop's parts, in the order of a step
@@ -105,9 +97,9 @@ class GrpoTrainer(Guarded):
         labels = told = None
         if more.sft or more.karma:
             labels = torch.from_numpy(self.retriever.table.codes[kept.requests.target].astype(np.int64)).to(device)
-            told = None if self.told is None else _moved(self.told(kept.requests.event), device)
+            told = None if self.told is None else moved(self.told(kept.requests.event), device)
         words = {"words": True} if rollout.words else {}
-        said = model(inputs=_moved(rollout.inputs, device), codes=rollout.codes, labels=labels, told=told, **words)
+        said = model(inputs=moved(rollout.inputs, device), codes=rollout.codes, labels=labels, told=told, **words)
         log_prob = said["log_prob"]
         if kept.old is None:
             kept.old = log_prob.detach()
@@ -116,7 +108,7 @@ class GrpoTrainer(Guarded):
         if kept.reference is not None:
             apart = losses.divergence(log_prob, kept.reference, ratio if args.use_bias_correction_kl else None)
             extra = args.beta * apart
-            self._note("kl", apart[rollout.used])
+            self.note("kl", apart[rollout.used])
         loss = losses.policy_loss(
             log_prob,
             kept.old,
@@ -139,9 +131,9 @@ class GrpoTrainer(Guarded):
             karma = sum(getattr(config, name) * one for name, one in terms.items() if name != "sft")
             loss = loss + more.karma * karma
         for name, term in terms.items():
-            self._note(name, term)
-        self._note("entropy", said["entropy"][rollout.used])
-        self._note("ratio", ratio[rollout.used])
+            self.note(name, term)
+        self.note("entropy", said["entropy"][rollout.used])
+        self.note("ratio", ratio[rollout.used])
         return (loss, said) if return_outputs else loss
 
     def rolled(self, events: NDArray[np.int64]) -> Kept:
@@ -150,7 +142,14 @@ class GrpoTrainer(Guarded):
         requests = Requests.of(self.retriever.corpus, events)
         training = policy.training
         policy.eval()
-        rollout = roll_out(policy, requests, self.rolling, args.seed, self.state.global_step)
+        shown = None
+        if self.logged is None:
+            rollout = roll_out(policy, requests, self.rolling, args.seed, self.state.global_step)
+        else:
+            shown = self.logged(events)
+            codes = torch.from_numpy(self.retriever.table.codes[shown.items].astype(np.int64)).to(args.device)
+            used = torch.from_numpy(shown.items >= 0).to(args.device).unsqueeze(-1).expand(codes.shape)
+            rollout = Rollout(policy.encode(requests), codes, used.clone(), shown.items)
         if more.rollout in LISTED:
             weights = ListWeights(wanted=max(more.keyword_tokens // 2, 1))
             end = policy.reader.writer.words.tokenizer.eos_token_id if isinstance(policy, LanguagePolicy) else None
@@ -158,13 +157,16 @@ class GrpoTrainer(Guarded):
         else:
             earned = self.rewards(requests, rollout.items)
             total, each = torch.from_numpy(earned.total), earned.each
+        if shown is not None and more.propensity != "none":
+            chance = examination(shown.ranks, more.propensity_eta)
+            total = total * torch.from_numpy(inverse_propensity(chance, more.propensity_clip).astype(np.float32))
         total = total.to(rollout.codes.device)
         spread = advantages.deviation(total, rollout.there)
-        self._note("frac_reward_zero_std", (spread <= 1e-8).float())
-        self._note("reward", total[rollout.there])
-        self._note("reward_std", spread)
+        self.note("frac_reward_zero_std", (spread <= 1e-8).float())
+        self.note("reward", total[rollout.there])
+        self.note("reward_std", spread)
         for name, one in each.items():
-            self._note(f"rewards/{name}/mean", torch.from_numpy(one))
+            self.note(f"rewards/{name}/mean", torch.from_numpy(one))
         gates = None
         if args.scale_rewards == "batch":
             everybody = self.accelerator.gather(total)
@@ -189,7 +191,7 @@ class GrpoTrainer(Guarded):
         if self.reference is not None:
             words = {"words": True} if rollout.words else {}
             with torch.no_grad():
-                reference = self.reference(_moved(rollout.inputs, args.device), rollout.codes, **words)["log_prob"]
+                reference = self.reference(moved(rollout.inputs, args.device), rollout.codes, **words)["log_prob"]
         policy.train(training)
         return Kept(requests, rollout, advantage, gates, reference)
 
@@ -198,38 +200,6 @@ class GrpoTrainer(Guarded):
         if self.options.dynamic_sampling == 1:
             return None
         return (spread <= 1e-8).int().argsort(stable=True)[:number].sort().values
-
-    # what is watched
-
-    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Validate on held-out searches; keep the weights if they are the best so far."""
-        metrics: list[Any] = [None]
-        if self.is_world_process_zero():
-            training = self.policy.training
-            self.policy.eval()
-            self.policy.serve()
-            try:
-                found = validation(self.retriever, self.held_out, self.options.valid_beams)
-            finally:
-                self.policy.learn()
-                self.policy.train(training)
-            metrics = [{name.replace("valid_", "eval_"): value for name, value in found.items()}]
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(metrics)
-        found = metrics[0]
-        self.log(dict(found))
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return dict(found)
-
-    def _note(self, name: str, values: Tensor) -> None:
-        self._seen.setdefault(name, []).append(float(values.detach().float().mean()) if values.numel() else 0.0)
-
-    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
-        """Beside the loss what was rolled out since the last time, on average."""
-        if "loss" in logs:
-            logs = logs | {name: float(np.mean(values)) for name, values in self._seen.items()}
-            self._seen.clear()
-        super().log(logs, *arguments, **options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -249,16 +219,6 @@ class GrpoTrainer(Guarded):
         whole = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return RepeatedBatches(len(train_dataset or self.train_dataset), whole, args.num_iterations, args.seed)
 
-    # weights
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.policy, folder / transformers.utils.SAFE_WEIGHTS_NAME)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.policy, Path(resume_from_checkpoint) / transformers.utils.SAFE_WEIGHTS_NAME)
-
 
 def rolling(options: PolicyArguments, args: GrpoArguments) -> Rolling:
     """How to roll out, of the options."""
@@ -274,11 +234,6 @@ def rolling(options: PolicyArguments, args: GrpoArguments) -> Rolling:
     )
 
 
-def collate(events: Sequence[int]) -> dict[str, Tensor]:
-    """Events; the trainer rolls out of them what it needs."""
-    return {"event": torch.tensor(events, dtype=torch.int64)}
-
-
 def _rows(rollout: Rollout, rows: Tensor) -> Rollout:
     """Some of the requests of a rollout."""
     inputs = {
@@ -292,9 +247,3 @@ def _rows(rollout: Rollout, rows: Tensor) -> Rollout:
         used=rollout.used[rows],
         items=rollout.items[rows.cpu().numpy()],
     )
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    return {
-        name: _moved(value, device) if isinstance(value, dict) else value.to(device) for name, value in inputs.items()
-    }

@@ -27,7 +27,7 @@ def test_samples_that_do_not_exist_count_nowhere() -> None:
 
 
 def test_tpma_as_published_rewards_a_later_match_after_a_wrong_first_code() -> None:
-    """Two samples of three codes against (1, 2, 3), weights 2, 1, 1: one has the wrong first code and the rest right."""
+    """Two samples against (1, 2, 3), weights 2, 1, 1: one has the wrong first code and the rest right."""
     codes, truths = torch.tensor([[[1, 2, 9], [7, 2, 3]]]), torch.tensor([[[1, 2, 3]]])
     found = position_aware(codes, truths, weights=(2, 1, 1))
     # gains: (2, 1, 0) and (0, 1, 1); centred over the two, over deviations sqrt(2), 0, sqrt(.5)
