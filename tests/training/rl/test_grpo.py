@@ -65,6 +65,13 @@ def cheap(prompts: list[str], completions: list[str], completion_ids: list[list[
     return [float(item % 2 == 0) for item in columns["item"]]
 
 
+def first_kinds(
+    prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
+) -> list[float]:
+    """The same for half of the shop's kinds, which first codes tell apart."""
+    return [float(item < 24) for item in columns["item"]]
+
+
 def nothing(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
     return [0.0] * len(prompts)
 
@@ -82,8 +89,9 @@ def nothing(prompts: list[str], completions: list[str], completion_ids: list[lis
 def test_what_is_rewarded_becomes_more_frequent(new_run: Callable[[str], Path], more: dict[str, Any]) -> None:
     run = new_run("run")
     steps = {"max_steps": 24, "eval_strategy": "no", "save_strategy": "no", "learning_rate": 3e-3}
-    grpo.train(*grpo.parse(options(run, rewards=[f"{__name__}:cheap"], **{**steps, **more})))
-    rewards = list(curve(run, f"rewards/{__name__}:cheap/mean").values())
+    reward = f"{__name__}:{'first_kinds' if more['rollout'] == 'list' else 'cheap'}"
+    grpo.train(*grpo.parse(options(run, rewards=[reward], **{**steps, **more})))
+    rewards = list(curve(run, f"rewards/{reward}/mean").values())
     assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.1
     before, after = (load_file(run / f"models/{stage}/model.safetensors") for stage in ("sft", "grpo"))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
