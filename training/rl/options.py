@@ -42,6 +42,10 @@ class PolicyArguments:
     advantage: str = field(
         default="group", metadata={"help": "group; or TPMA's: position as published, prefix where all before match."}
     )
+    group_weights: str = field(
+        default="even",
+        metadata={"help": "Samples count evenly; or by their chance among the group, where draws were distinct."},
+    )
     position_weights: list[float] = field(
         default_factory=lambda: [2.0, 2.0, 1.0, 1.0, 0.0], metadata={"help": "TPMA's weight of each code."}
     )
@@ -120,6 +124,7 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         "importance_sampling_level": (args.importance_sampling_level, get_args(losses.Level)),
         "scale_rewards": (args.scale_rewards, get_args(advantages.Scale)),
         "rollout": (options.rollout, (*KINDS, LOG)),
+        "group_weights": (options.group_weights, ("even", "chance")),
         "propensity": (options.propensity, ("none", "position")),
         "advantage": (options.advantage, ADVANTAGES),
         "list_follow": (options.list_follow, ("nothing", "best")),

@@ -149,7 +149,8 @@ class GrpoTrainer(AlignmentTrainer):
             shown = self.logged(events)
             codes = torch.from_numpy(self.retriever.table.codes[shown.items].astype(np.int64)).to(args.device)
             used = torch.from_numpy(shown.items >= 0).to(args.device).unsqueeze(-1).expand(codes.shape)
-            rollout = Rollout(policy.encode(requests), codes, used.clone(), shown.items)
+            alike = torch.zeros(shown.items.shape, device=args.device)
+            rollout = Rollout(policy.encode(requests), codes, used.clone(), shown.items, alike)
         if more.rollout in LISTED:
             weights = ListWeights(wanted=max(more.keyword_tokens // 2, 1))
             end = policy.reader.writer.words.tokenizer.eos_token_id if isinstance(policy, LanguagePolicy) else None
@@ -158,10 +159,11 @@ class GrpoTrainer(AlignmentTrainer):
             earned = self.rewards(requests, rollout.items)
             total, each = torch.from_numpy(earned.total), earned.each
         if shown is not None and more.propensity != "none":
-            chance = examination(shown.ranks, more.propensity_eta)
-            total = total * torch.from_numpy(inverse_propensity(chance, more.propensity_clip).astype(np.float32))
+            looked = examination(shown.ranks, more.propensity_eta)
+            total = total * torch.from_numpy(inverse_propensity(looked, more.propensity_clip).astype(np.float32))
         total = total.to(rollout.codes.device)
-        spread = advantages.deviation(total, rollout.there)
+        chance = rollout.chance if more.group_weights == "chance" else None
+        spread = advantages.deviation(total, rollout.there, chance)
         self.note("frac_reward_zero_std", (spread <= 1e-8).float())
         self.note("reward", total[rollout.there])
         self.note("reward_std", spread)
@@ -170,9 +172,9 @@ class GrpoTrainer(AlignmentTrainer):
         gates = None
         if args.scale_rewards == "batch":
             everybody = self.accelerator.gather(total)
-            advantage = advantages.group(total, rollout.there, "none") / (everybody.std() + advantages.SPREAD)
+            advantage = advantages.group(total, rollout.there, "none", chance) / (everybody.std() + advantages.SPREAD)
         else:
-            advantage = advantages.group(total, rollout.there, args.scale_rewards)
+            advantage = advantages.group(total, rollout.there, args.scale_rewards, chance)
         if more.advantage != "group":
             truths = torch.from_numpy(self.retriever.table.codes[requests.target].astype(np.int64))[:, None]
             found = advantages.position_aware(
