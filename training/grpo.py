@@ -23,6 +23,7 @@ All but the first differ from it only where `num_iterations` is 2 or more, or in
 from __future__ import annotations
 
 import numpy as np
+import transformers
 
 from onesearch.corpus import TRAIN
 from onesearch.errors import UserError
@@ -66,6 +67,13 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
         **start.trainer_arguments,
     )
     align(trainer, start, options, options.patience, progress)
+
+
+def train_run(run: Run, progress: Progress) -> None:
+    """The alignment step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
+    transformers.utils.logging.disable_progress_bar()
+    config = [] if run.settings.grpo is None else ["--config", run.settings.grpo]
+    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PolicyArguments, GrpoArguments]:
