@@ -22,8 +22,12 @@ All but the first differ from it only where `num_iterations` is 2 or more, or in
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import transformers
+from numpy.typing import NDArray
 
 from onesearch.corpus import TRAIN
 from onesearch.errors import UserError
@@ -43,6 +47,8 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
     check(options, args)
     start = begin(options, args, args.temperature)
     told = logged = reference = None
+    if options.events is not None:
+        start.keep(np.isin(start.events, read_events(Path(options.events))))
     policy, corpus = start.policy, start.corpus
     if options.rollout == "keywords" and not isinstance(policy, LanguagePolicy):
         remedy = "start from a language model, or use rollout: list"
@@ -67,6 +73,19 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
         **start.trainer_arguments,
     )
     align(trainer, start, options, options.patience, progress)
+
+
+def read_events(path: Path) -> NDArray[np.int64]:
+    """Row numbers of the log.
+
+    Raises:
+        UserError: no such file, or one without a column `event` of integers.
+    """
+    try:
+        return pl.read_parquet(path, columns=["event"])["event"].cast(pl.Int64).to_numpy()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        remedy = "give a Parquet file with a column `event`"
+        raise UserError(str(error).splitlines()[0], place=path, remedy=remedy) from error
 
 
 def train_run(run: Run, progress: Progress) -> None:

@@ -28,7 +28,10 @@ class PolicyArguments:
     reference: str | None = field(
         default=None, metadata={"help": "Run folder of the reference model, if not the policy's own start."}
     )
-    recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
+    recent: float = field(default=0.1, metadata={"help": "Learn from this last share of the training events."})
+    events: str | None = field(
+        default=None, metadata={"help": "Learn from these only: Parquet with a column `event`, row numbers of the log."}
+    )
     rewards: list[str] = field(
         default_factory=lambda: ["bought"],
         metadata={"help": "bought, prefix, category, interaction, model, or package.module:function."},
@@ -43,7 +46,7 @@ class PolicyArguments:
         default="group", metadata={"help": "group; or TPMA's: position as published, prefix where all before match."}
     )
     group_weights: str = field(
-        default="even",
+        default="chance",
         metadata={"help": "Samples count evenly; or by their chance among the group, where draws were distinct."},
     )
     position_weights: list[float] = field(
@@ -79,7 +82,7 @@ class GrpoArguments(TrainingArguments):
     """`transformers.TrainingArguments` with defaults for alignment, and the options of `trl.GRPOConfig`."""
 
     output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
-    num_generations: int = field(default=8, metadata={"help": "Samples of each search."})
+    num_generations: int = field(default=16, metadata={"help": "Samples of each search."})
     temperature: float = field(default=1.0, metadata={"help": "Of sampling, and of the policy that learns."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the reference."})
     use_bias_correction_kl: bool = field(default=True, metadata={"help": "Weigh it by the importance ratios."})
@@ -93,15 +96,15 @@ class GrpoArguments(TrainingArguments):
     reward_weights: list[float] | None = field(default=None, metadata={"help": "One for each reward; by default 1."})
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
-    per_device_train_batch_size: int = 64
-    max_steps: int = 100
+    per_device_train_batch_size: int = 128
+    max_steps: int = 30
     warmup_steps: float = 5
     lr_scheduler_type: str = "constant_with_warmup"
     logging_steps: float = 5
     save_steps: float = 50
     save_total_limit: int | None = 1
     eval_strategy: str = "steps"
-    eval_steps: float | None = 25
+    eval_steps: float | None = 15
     eval_on_start: bool = True
     report_to: str = "none"
     use_cpu: bool = field(

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from made_up import write_yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from onesearch.cli import app
+from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.errors import UserError
 from onesearch.files import read_json
 from onesearch.retriever import Retriever
-from training import dpo, grpo
+from training import dpo, evolve, grpo
 from training.rl import trainer as trainers
 
 ROOT = Path(__file__).parents[3]
@@ -237,6 +239,38 @@ def test_what_cannot_be(trained_run: Path, tmp_path: Path, more: dict[str, Any],
     values = {**TINY, "run": str(trained_run), "stage": "grpo", "output_dir": str(tmp_path / "out"), **more}
     with pytest.raises(UserError, match=message):
         grpo.train(*grpo.parse(["--config", str(write_yaml(tmp_path / "grpo.yaml", values))]))
+
+
+def test_some_events_only_are_learnt_from(new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run("run")
+    corpus = Corpus.load(run / "corpus")
+    chosen = np.flatnonzero(make_split(corpus) == TRAIN)[::5][:40]
+    pl.DataFrame({"event": chosen}).write_parquet(run.parent / "events.parquet")
+    seen: list[int] = []
+    rolled = trainers.GrpoTrainer.rolled
+    monkeypatch.setattr(
+        trainers.GrpoTrainer, "rolled", lambda self, events: (seen.extend(events.tolist()), rolled(self, events))[1]
+    )
+    grpo.train(*grpo.parse(options(run, events=str(run.parent / "events.parquet"), max_steps=4)))
+    assert len(seen) == 64 and set(seen) <= set(chosen.tolist())
+    with pytest.raises(UserError, match=r"events\.json"):
+        grpo.train(*grpo.parse(options(run, events=str(run.parent / "events.json"))))
+
+
+def test_the_loop_learns_from_failures_and_then_from_what_was_solved(
+    new_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run("run")
+    arguments = options(run, sft=0.1, max_steps=6, per_device_train_batch_size=4, learning_rate=3e-3)
+    told = evolve.evolve(arguments, rounds=2, sample=200, k=1)
+    assert len(told) == 2
+    for one in told:
+        assert 0 < one["failed"] < one["looked at"] == 200 and 0 < one["solved"] <= one["failed"]
+        assert one["solved"] < one["learnt"] <= 2 * one["solved"]
+    for number in (1, 2):
+        assert (run / f"models/evolve-{number}/model.safetensors").exists()
+        failed = set(pl.read_parquet(run / f"models/evolve-{number}-policy.parquet")["event"])
+        assert len(failed) == told[number - 1]["failed"]
 
 
 def test_a_reference_with_another_sid_table(new_run: Callable[[str], Path]) -> None:
