@@ -18,6 +18,7 @@ SHARED: dict[str, Any] = {
     "per_device_train_batch_size": 16,
     "max_steps": 4,
     "eval_steps": 2,
+    "logging_steps": 1,
     "save_strategy": "no",
     "valid_requests": 20,
     "valid_beams": 10,

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from onesearch.errors import UserError
 from training.rl import advantages, losses
-from training.rl.rollouts import KINDS, LISTED
+from training.rl.rollouts import DISTINCT, KINDS, LISTED
 
 ADVANTAGES: Final = ("group", "position", "prefix")
 LOG: Final = "log"
@@ -46,8 +46,8 @@ class PolicyArguments:
         default="group", metadata={"help": "group; or TPMA's: position as published, prefix where all before match."}
     )
     group_weights: str = field(
-        default="chance",
-        metadata={"help": "Samples count evenly; or by their chance among the group, where draws were distinct."},
+        default="auto",
+        metadata={"help": "Samples count even, or by their chance in the group; auto: by chance if they are distinct."},
     )
     position_weights: list[float] = field(
         default_factory=lambda: [2.0, 2.0, 1.0, 1.0, 0.0], metadata={"help": "TPMA's weight of each code."}
@@ -127,7 +127,7 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         "importance_sampling_level": (args.importance_sampling_level, get_args(losses.Level)),
         "scale_rewards": (args.scale_rewards, get_args(advantages.Scale)),
         "rollout": (options.rollout, (*KINDS, LOG)),
-        "group_weights": (options.group_weights, ("even", "chance")),
+        "group_weights": (options.group_weights, ("auto", "even", "chance")),
         "propensity": (options.propensity, ("none", "position")),
         "advantage": (options.advantage, ADVANTAGES),
         "list_follow": (options.list_follow, ("nothing", "best")),
@@ -137,6 +137,9 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
             near = difflib.get_close_matches(str(value), values, 1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(values)}"
             raise UserError("unknown value", place=name, value=value, remedy=remedy)
+    if options.group_weights == "chance" and options.rollout not in DISTINCT:
+        problem, remedy = "independent draws are as frequent as they are likely already", "use even"
+        raise UserError(problem, place="group_weights", value="chance", remedy=remedy)
     if args.num_generations < 2:
         remedy = "use 2 or more"
         raise UserError(

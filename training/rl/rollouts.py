@@ -28,6 +28,8 @@ from training.rl.policies import GeneratorPolicy, LanguagePolicy
 
 KINDS: Final = ("distinct", "sample", "beam", "list", "keywords")
 LISTED: Final = ("list", "keywords")
+DISTINCT: Final = ("distinct", "beam", "list")
+"""Those whose samples are different."""
 
 
 @dataclass(frozen=True)

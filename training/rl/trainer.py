@@ -24,7 +24,7 @@ from training.rl.logged import LoggedLists, examination, inverse_propensity
 from training.rl.options import GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
-from training.rl.rollouts import LISTED, Rolling, Rollout, roll_out
+from training.rl.rollouts import DISTINCT, LISTED, Rolling, Rollout, roll_out
 
 log = logging.getLogger(__name__)
 
@@ -162,10 +162,11 @@ class GrpoTrainer(AlignmentTrainer):
             looked = examination(shown.ranks, more.propensity_eta)
             total = total * torch.from_numpy(inverse_propensity(looked, more.propensity_clip).astype(np.float32))
         total = total.to(rollout.codes.device)
-        chance = rollout.chance if more.group_weights == "chance" else None
+        weighed = more.group_weights == "chance" or (more.group_weights == "auto" and more.rollout in DISTINCT)
+        chance = rollout.chance if weighed else None
         spread = advantages.deviation(total, rollout.there, chance)
         self.note("frac_reward_zero_std", (spread <= 1e-8).float())
-        self.note("reward", total[rollout.there])
+        self.note("reward", total[rollout.there] if chance is None else (total * chance).sum(-1))
         self.note("reward_std", spread)
         for name, one in each.items():
             self.note(f"rewards/{name}/mean", torch.from_numpy(one))

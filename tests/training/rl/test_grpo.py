@@ -93,7 +93,7 @@ def test_what_is_rewarded_becomes_more_frequent(new_run: Callable[[str], Path], 
     steps = {"max_steps": 24, "eval_strategy": "no", "save_strategy": "no", "learning_rate": 3e-3}
     reward = f"{__name__}:{'first_kinds' if more['rollout'] == 'list' else 'cheap'}"
     grpo.train(*grpo.parse(options(run, rewards=[reward], **{**steps, **more})))
-    rewards = list(curve(run, f"rewards/{reward}/mean").values())
+    rewards = list(curve(run, "reward").values())
     assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.1
     before, after = (load_file(run / f"models/{stage}/model.safetensors") for stage in ("sft", "grpo"))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
@@ -222,6 +222,7 @@ def test_a_reward_without_signal_is_told(new_run: Callable[[str], Path], caplog:
     [
         ({"num_generations": 1}, "num_generations: a group of one has nobody to be compared with"),
         ({"loss_type": "grp"}, r"loss_type: unknown value: 'grp' \(did you mean 'grpo'\?\)"),
+        ({"rollout": "sample", "group_weights": "chance"}, "group_weights: independent draws are as frequent"),
         ({"rollout": "keywords"}, "rollout: only a language model says keywords"),
         ({"rollout": "log"}, "nothing was shown in this log"),
         ({"rollout": "list", "advantage": "prefix"}, "advantage: only single items match position by position"),
