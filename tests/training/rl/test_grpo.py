@@ -22,7 +22,7 @@ from onesearch.cli import app
 from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.errors import UserError
 from onesearch.files import read_json
-from onesearch.retriever import Retriever
+from onesearch.retriever import Request, Retriever
 from training import dpo, evolve, grpo
 from training.rl import trainer as trainers
 
@@ -240,6 +240,23 @@ def test_what_cannot_be(trained_run: Path, tmp_path: Path, more: dict[str, Any],
     values = {**TINY, "run": str(trained_run), "stage": "grpo", "output_dir": str(tmp_path / "out"), **more}
     with pytest.raises(UserError, match=message):
         grpo.train(*grpo.parse(["--config", str(write_yaml(tmp_path / "grpo.yaml", values))]))
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+@pytest.mark.parametrize("rollout", ["distinct", "keywords"])
+def test_language_models_are_aligned_too(
+    language_run: Callable[[str], Path], tmp_path: Path, family: str, rollout: str
+) -> None:
+    run = Path(shutil.copytree(language_run(family), tmp_path / "run"))
+    more = {"rollout": rollout, "list_length": 3, "num_generations": 3, "keyword_tokens": 4, "beta": 0.01, "sft": 0.1}
+    grpo.train(*grpo.parse(options(run, max_steps=3, per_device_train_batch_size=4, save_strategy="no", **more)))
+    assert list(curve(run, "ratio").values()) == pytest.approx([1.0] * 3, abs=1e-4)
+    assert curve(run, "sft")[1] > 0
+    assert curve(run, "kl")[1] == pytest.approx(0, abs=1e-4 if family == "llama" else 1e-2), "BART drops out"
+    retriever = Retriever.load(run, "grpo")
+    assert read_json(run / "models/grpo/config.json")["normalise"] == "children"
+    (answer,) = retriever.search([Request("dog food")], 3)
+    assert len(answer.hits) == 3 and answer.mass is None
 
 
 def test_some_events_only_are_learnt_from(new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
