@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from made_up import TINY as SHOP
 from made_up import write_yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.errors import UserError
 from onesearch.files import read_json
 from onesearch.retriever import Request, Retriever
-from training import dpo, evolve, grpo
+from training import dpo, evolve, grpo, sft
 from training.rl import trainer as trainers
 
 ROOT = Path(__file__).parents[3]
@@ -240,6 +241,16 @@ def test_what_cannot_be(trained_run: Path, tmp_path: Path, more: dict[str, Any],
     values = {**TINY, "run": str(trained_run), "stage": "grpo", "output_dir": str(tmp_path / "out"), **more}
     with pytest.raises(UserError, match=message):
         grpo.train(*grpo.parse(["--config", str(write_yaml(tmp_path / "grpo.yaml", values))]))
+
+
+def test_karmas_losses_are_learnt_beside_the_rewards(quantized_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(quantized_run, tmp_path / "run"))
+    given = {**SHOP, "run": str(run), "interest": 8, "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
+    sft.train(*sft.parse(["--config", str(write_yaml(tmp_path / "sft.yaml", given))]))
+    grpo.train(*grpo.parse(options(run, karma=0.5, max_steps=4, eval_strategy="no", save_strategy="no")))
+    assert all(value > 0 for value in curve(run, "action").values())
+    before, after = (load_file(run / f"models/{stage}/model.safetensors") for stage in ("sft", "grpo"))
+    assert not np.array_equal(before["interest.head.project.weight"], after["interest.head.project.weight"])
 
 
 @pytest.mark.parametrize("family", ["llama", "bart"])
