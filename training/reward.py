@@ -199,9 +199,8 @@ def gather(options: RewardArguments, seed: int) -> Material:
     if numbers["beam"]:
         from training.beams import generated  # reads a generator
 
-        beams = generated(
-            run, corpus, np.concatenate([sampled(events, options.beam_requests, seed), held_out]), options
-        )
+        asked = np.concatenate([sampled(events, options.beam_requests, seed), held_out])
+        beams = generated(run, corpus, asked, options.beam, options.generator)
     lists = CandidateLists(corpus, training, interactions, numbers, options.shown, seed, beams)
     judged = Judged.of(corpus, lists.width)
     batches = RewardBatches(RewardFeatures.of(builder), lists, interactions, judged, np.concatenate([events, held_out]))

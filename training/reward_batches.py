@@ -80,14 +80,8 @@ class RewardBatches:
         corpus = features.builder.corpus
         self.features, self.lists, self.judged, self._interactions = features, lists, judged, interactions
         self._prefixes = category_prefixes(corpus)
-        texts = list(
-            dict.fromkeys(
-                [
-                    *(corpus.queries[query] if query >= 0 else "" for query in np.unique(corpus.query[events])),
-                    *judged.queries,
-                ]
-            )
-        )
+        logged = (corpus.queries[query] if query >= 0 else "" for query in np.unique(corpus.query[events]))
+        texts = list(dict.fromkeys([*logged, *judged.queries]))
         self._row = {text: row for row, text in enumerate(texts)}
         self._queries = EncodedQueries.joined(
             [features.builder.encode(texts[start : start + ENCODED]) for start in range(0, max(len(texts), 1), ENCODED)]

@@ -87,6 +87,7 @@ def summary(network: RewardNetwork, before: Outcomes, after: Outcomes) -> dict[s
         before, after: as the network judges them without and with its calibrators.
     """
     values: dict[str, Any] = {"lists": len(after.items), "rows": int(after.there.sum())}
+    user = np.broadcast_to(after.user[:, None], after.items.shape)
     for place, head in enumerate(HEADS[:3]):
         label, rows = after.label(head)
         raw, now = before.probabilities[..., place], after.probabilities[..., place]
@@ -94,9 +95,7 @@ def summary(network: RewardNetwork, before: Outcomes, after: Outcomes) -> dict[s
             f"{head}_rate": float(label[rows].mean()) if rows.any() else float("nan"),
             f"{head}_auc": auc(label[rows], raw[rows]),
             f"{head}_gauc": list_auc(label, raw, rows),
-            f"{head}_user_gauc": grouped_auc(
-                label[rows], raw[rows], np.broadcast_to(after.user[:, None], rows.shape)[rows]
-            ),
+            f"{head}_user_gauc": grouped_auc(label[rows], raw[rows], user[rows]),
             f"{head}_ece": expected_error(label[rows], raw[rows]),
             f"{head}_ece_calibrated": expected_error(label[rows], now[rows]),
             f"{head}_pcoc": ratio(label[rows], raw[rows]),

@@ -61,7 +61,7 @@ def calibrate(network: RewardNetwork, outcomes: Outcomes, epochs: int, seed: int
 
 
 def choose_weights(outcomes: Outcomes) -> list[float]:
-    """Weights of `HEADS` with the highest NDCG, by coordinates from the weight of a purchase alone; they add up to 1."""
+    """Weights of `HEADS` with the highest NDCG, found by coordinates from those of a purchase alone; their sum is 1."""
     weights = np.array([0.0, 0.0, 1.0, 0.0])
     best = ndcg(outcomes, outcomes.rewards(weights))
     for _ in range(2):
