@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from sklearn.metrics import ndcg_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from onesearch.reward.fusion import HEADS, fused
 from onesearch.reward.levels import LEVELS
@@ -44,6 +44,11 @@ class Outcomes:
     def there(self) -> NDArray[np.bool_]:
         """(Q, K) where there is an item."""
         return self.items >= 0
+
+    @property
+    def gain(self) -> Floats:
+        """(Q, K) 1 for a click, 2 for a purchase, 0 in empty places."""
+        return np.where(self.there, self.labels[..., 0] + self.labels[..., 1], 0).astype(np.float32)
 
     def label(self, head: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """(Q, K) what a head foretells, and the rows that it is asked for: a conversion follows a click."""
@@ -189,11 +194,37 @@ def ratio(label: NDArray[np.bool_], probability: NDArray[np.floating]) -> float:
 
 
 def ndcg(outcomes: Outcomes, scores: NDArray[np.floating], k: int = 10) -> float:
-    """Mean NDCG@k over lists with a purchase (a click, where nothing was bought)."""
-    gain = np.where(outcomes.there, outcomes.labels[..., 0] + outcomes.labels[..., 1], 0)
-    told = gain.any(1) & (outcomes.there.sum(1) > 1)
-    lowest = np.where(np.isfinite(scores), scores, -1e9)
-    return float(ndcg_score(gain[told], lowest[told], k=k)) if told.any() else float("nan")
+    """Mean NDCG@k, see `ndcg_of_lists`; nan where there is no list to measure with."""
+    found = ndcg_of_lists(outcomes, scores, k)
+    return float(found.mean()) if len(found) else float("nan")
+
+
+def ndcg_of_lists(outcomes: Outcomes, scores: NDArray[np.floating], k: int = 10) -> NDArray[np.float64]:
+    """(q,) NDCG@k of the lists in which something was clicked or bought, a purchase counting twice a click.
+
+    Equal scores share what their places gain, as in McSherry and Najork (ECIR 2008) and scikit-learn.
+    """
+    told = informative(outcomes)
+    gain = outcomes.gain[told]
+    lowest = np.where(outcomes.there[told], scores[told], -1e9)
+    discount = np.zeros(gain.shape[1])
+    discount[:k] = 1 / np.log2(np.arange(min(k, gain.shape[1])) + 2)
+    order = np.argsort(-lowest, axis=1, kind="stable")
+    ranked, sorted_gain = np.take_along_axis(lowest, order, 1), np.take_along_axis(gain, order, 1)
+    row = np.arange(len(gain))[:, None] * gain.shape[1]
+    new = np.ones(ranked.shape, bool)
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    tie = np.cumsum(new, 1) - 1 + row  # which run of equal scores a place belongs to
+    size = np.bincount(tie.ravel(), minlength=tie.size)
+    total = np.bincount(tie.ravel(), np.broadcast_to(discount, tie.shape).ravel(), tie.size)
+    found = (sorted_gain * (total / np.maximum(size, 1))[tie]).sum(1)
+    best = (-np.sort(-gain, axis=1) * discount).sum(1)
+    return np.asarray(found / best)
+
+
+def informative(outcomes: Outcomes) -> NDArray[np.bool_]:
+    """(Q,) which lists can tell orders apart: something was clicked or bought, and there is more than one item."""
+    return np.asarray(outcomes.gain.any(1) & (outcomes.there.sum(1) > 1))
 
 
 def _blocks(*arrays: NDArray[Any]) -> list[tuple[NDArray[Any], ...]]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from onesearch.reward.calibration import SmoothCalibration
 from onesearch.reward.fusion import HEADS
 from onesearch.reward.model import RewardNetwork, raw_logits
-from training.reward_check import Outcomes, ndcg
+from training.reward_check import Outcomes, ndcg_of_lists
 
 BATCH: Final = 16_384
 RATE: Final = 1e-3
@@ -61,14 +61,21 @@ def calibrate(network: RewardNetwork, outcomes: Outcomes, epochs: int, seed: int
 
 
 def choose_weights(outcomes: Outcomes) -> list[float]:
-    """Weights of `HEADS` with the highest NDCG, found by coordinates from those of a purchase alone; their sum is 1."""
+    """Weights of `HEADS` with the highest NDCG, found by coordinates from those of a purchase alone; their sum is 1.
+
+    A change counts only if it gains more than its own standard error: what is as good stays simpler.
+    """
     weights = np.array([0.0, 0.0, 1.0, 0.0])
-    best = ndcg(outcomes, outcomes.rewards(weights))
+    best = ndcg_of_lists(outcomes, outcomes.rewards(weights))
     for _ in range(2):
         for place in range(len(HEADS)):
             for value in GRID:
                 tried = weights.copy()
                 tried[place] = value
-                if tried.any() and (found := ndcg(outcomes, outcomes.rewards(tried))) > best + 1e-5:
+                if not tried.any():
+                    continue
+                found = ndcg_of_lists(outcomes, outcomes.rewards(tried))
+                gained = found - best
+                if gained.mean() > gained.std() / np.sqrt(max(len(gained), 1)):
                     best, weights = found, tried
     return [round(float(one), 6) for one in weights / weights.sum()]

@@ -275,8 +275,11 @@ class RewardNetwork(PreTrainedModel):
         return loss
 
     def probabilities(self, logits: Tensor, items: Tensor) -> Tensor:
-        """(B, K, 4) of `HEADS`, calibrated where the model has calibrators, from logits (B, K, 3) of items (B, K)."""
-        raw = dict(zip(HEADS, raw_logits(logits.float()).unbind(-1), strict=True))
+        """(B, K, 4) float64 of `HEADS`, calibrated where the model has calibrators, from logits (B, K, 3) of items (B, K).
+
+        In float32 two logits far from 0 may become one probability, and the order would not be kept.
+        """
+        raw = dict(zip(HEADS, raw_logits(logits.double()).unbind(-1), strict=True))
         relevance = raw.pop("relevance")
         if self.calibrators:
             field = None
