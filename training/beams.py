@@ -1,4 +1,4 @@
-"""What a trained generator answers to requests of the log: the hardest candidates that a reward model can learn from."""
+"""What a trained generator answers to requests of the log: the hardest candidates for a reward model to learn from."""
 
 from __future__ import annotations
 

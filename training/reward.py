@@ -41,6 +41,7 @@ from onesearch.reward.model import RewardConfig, RewardNetwork
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training.batches import Events, SimilarLengths
+from training.grade import learn_policy
 from training.launch import (
     UNNAMED,
     Guarded,
@@ -157,14 +158,15 @@ class Material:
     run: Run
     corpus: Corpus
     split: NDArray[np.int8]
-    batches: RewardBatches
+    batches: Any  # `RewardBatches`, or batches that were kept
     events: Ints
     fit: Ints
     check: Ints
 
     @property
     def features(self) -> RewardFeatures:
-        return self.batches.features
+        found: RewardFeatures = self.batches.features
+        return found
 
 
 def gather(options: RewardArguments, seed: int) -> Material:
@@ -273,12 +275,10 @@ def learn(
     options: RewardArguments,
     args: RewardTrainingArguments,
     material: Material,
+    network: RewardNetwork,
     progress: Progress | None = None,
-) -> tuple[RewardTrainer, RewardNetwork]:
-    """Train the towers and the heads; an interrupted training goes on."""
-    items = pretrained_items(options, material)
-    transformers.set_seed(args.seed)
-    network = new_network(options, material, items)
+) -> RewardTrainer:
+    """Train the towers and the heads of a network in place; an interrupted training goes on."""
     judged = -1 - np.arange(len(material.batches.judged.queries))
     trainer = RewardTrainer(
         model=network,
@@ -294,7 +294,7 @@ def learn(
     basis: Mapping[str, Any] = {"options": chosen, "sid": stamps(material.run.folder / "sid")}
     resumed = last_checkpoint(Path(str(args.output_dir)), trainer, basis)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or resumed)
-    return trainer, network
+    return trainer
 
 
 def train(options: RewardArguments, args: RewardTrainingArguments, progress: Progress | None = None) -> dict[str, Any]:
@@ -316,7 +316,10 @@ def train(options: RewardArguments, args: RewardTrainingArguments, progress: Pro
             value=len(material.events),
             remedy="lower --per_device_train_batch_size",
         )
-    trainer, network = learn(options, args, material, progress)
+    items = pretrained_items(options, material)
+    transformers.set_seed(args.seed)
+    network = new_network(options, material, items)
+    trainer = learn(options, args, material, network, progress)
     values: dict[str, Any] = {}
     if trainer.is_world_process_zero():
         # from now on items are known by all training events, as they are when the model serves
@@ -330,8 +333,6 @@ def train(options: RewardArguments, args: RewardTrainingArguments, progress: Pro
             fit, check = fit.calibrated(network), check.calibrated(network)
         network.config.fusion = options.fusion or choose_weights(fit)
         if network.policy is not None:
-            from training.grade import learn_policy
-
             learn_policy(network.policy, fit, network.config.fusion, seed=args.seed)
         values = summary(network, before, check)
         trainer.log({name: value for name, value in values.items() if isinstance(value, float)})

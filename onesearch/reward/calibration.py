@@ -27,6 +27,9 @@ from torch.nn import functional as F
 REACH: Final = 16.0
 """Logits beyond it are continued in a straight line."""
 
+LEAST: Final = 1e-4
+"""The density is never smaller (ours): the order is kept in floating-point numbers too."""
+
 KNOTS: Final = 257
 STEPS: Final = 50
 BINS: Final = 10
@@ -73,8 +76,10 @@ class MonotoneCalibrator(nn.Module):
         return below[place] + (logits - knots[place]) / step * area[place]
 
     def _density(self, given: Tensor) -> Tensor:
-        """What is integrated: positive."""
-        return F.elu(self.slope(given.to(self.bias.dtype)).squeeze(-1)) + 1
+        """What is integrated: ELU(g) + 1 as e^g below 0, where adding 1 to -1 would leave nothing, and never so little
+        that a difference of logits is rounded away."""
+        slope = self.slope(given.to(self.bias.dtype)).squeeze(-1)
+        return torch.where(slope > 0, slope + 1, slope.clamp(max=0).exp()).clamp(min=LEAST)
 
 
 class SmoothCalibration(nn.Module):

@@ -128,7 +128,8 @@ class RewardNetwork(PreTrainedModel):
             self.own.weight.requires_grad_(not config.frozen)
 
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        """Everything else begins as torch makes it: small layers need larger weights than language models, and
+        calibrators begin with zeros."""
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.05)
 
@@ -275,7 +276,7 @@ class RewardNetwork(PreTrainedModel):
         return loss
 
     def probabilities(self, logits: Tensor, items: Tensor) -> Tensor:
-        """(B, K, 4) float64 of `HEADS`, calibrated where the model has calibrators, from logits (B, K, 3) of items (B, K).
+        """(B, K, 4) float64 of `HEADS`, calibrated where there are calibrators, from logits (B, K, 3) of items (B, K).
 
         In float32 two logits far from 0 may become one probability, and the order would not be kept.
         """
