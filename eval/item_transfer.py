@@ -171,16 +171,12 @@ def _trained(
     if setting == "items alone":
         content, codes = (torch.zeros_like(one) for one in (network.item_content, network.item_codes))  # type: ignore[arg-type]
         network.bind(content, codes)
-    before = None if network.own is None else network.own.weight.detach().clone()
+    table = network.own
+    before = None if table is None else table.weight.detach().clone()
     reward.learn(options, args, material, network, lambda done, total: None)
-    moved = (
-        float((network.own.weight.detach() - before).norm()) if network.own is not None and before is not None else 0.0
-    )
+    moved = 0.0 if table is None or before is None else float((table.weight.detach() - before).norm())
     kept: Any = material.batches
-    values = {
-        "training": purchase_auc(network, kept, material.events),
-        "check": purchase_auc(network, kept, material.check),
-    }
+    training, check = (purchase_auc(network, kept, events) for events in (material.events, material.check))
     return {
         "setting": setting,
         "width": width,
