@@ -142,7 +142,7 @@ def compare(folder: Path, config: dict[str, Any], say: Any = log.info) -> dict[s
                 for row in ROWS:
                     found.append(
                         _trained(config, base, replace(material, batches=kept), width, row, setting, items, place)
-                    )  # type: ignore[arg-type]
+                    )
                     say(json.dumps(found[-1]))
     report = {"config": config, "training_lists": len(material.events), "check_lists": len(material.check)}
     report["rows"] = found
@@ -169,8 +169,7 @@ def _trained(
     transformers.set_seed(args.seed)
     network = reward.new_network(options, material, None if row == "scratch" else items)
     if setting == "items alone":
-        content, codes = (torch.zeros_like(one) for one in (network.item_content, network.item_codes))  # type: ignore[arg-type]
-        network.bind(content, codes)
+        network.bind(*(torch.zeros_like(one) for one in network.bound))
     table = network.own
     before = None if table is None else table.weight.detach().clone()
     reward.learn(options, args, material, network, lambda done, total: None)

@@ -173,5 +173,5 @@ def collapse(policy: DirichletPolicy, context: Tensor) -> float:
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()

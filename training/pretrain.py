@@ -101,6 +101,9 @@ class NextItem(nn.Module):
         counts: (N,) how often an item is drawn as a negative.
     """
 
+    category: Tensor
+    counts: Tensor
+
     def __init__(self, options: PretrainArguments, category: Tensor, counts: Tensor) -> None:
         super().__init__()
         width = options.width

@@ -46,16 +46,17 @@ class MonotoneCalibrator(nn.Module):
         super().__init__()
         self.field = field
         self.slope = _mlp(1 + field, 50)
-        self.scale = _mlp(field, 200) if field else nn.ParameterList([nn.Parameter(torch.zeros(1))])
+        self.scale = _mlp(field, 200) if field else None
         self.shift = _mlp(field, 200) if field else None
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.stretch, self.bias = (nn.Parameter(torch.zeros(1)) for _ in range(2))
 
     def forward(self, logits: Tensor, field: Tensor | None = None) -> Tensor:
         """(n,) logits, (n, field) h -> (n,) calibrated logits; float64 keeps apart what float32 would tie."""
         rise = self._rise(logits, field)
-        if self.shift is None or field is None:
-            return self.scale[0].exp().to(rise) * (rise + self.bias.to(rise))
-        return self.scale(field).squeeze(-1).exp() * (rise + self.bias) + self.shift(field).squeeze(-1)
+        found = self.stretch.exp().to(rise) * (rise + self.bias.to(rise))
+        if self.scale is None or self.shift is None:
+            return found
+        return self.scale(field).squeeze(-1).exp() * found + self.shift(field).squeeze(-1)
 
     def _rise(self, logits: Tensor, field: Tensor | None) -> Tensor:
         """The integral from 0 to each logit."""
@@ -87,6 +88,9 @@ class SmoothCalibration(nn.Module):
 
     Moving averages of earlier batches steady the bins; the gradient comes from the predictions of this batch.
     """
+
+    sums: Tensor
+    batches: Tensor
 
     def __init__(self, keep: float = 0.95) -> None:
         super().__init__()

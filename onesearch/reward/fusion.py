@@ -69,19 +69,18 @@ class DirichletPolicy(nn.Module):
     def __init__(self, context: int, hidden: int = 64) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(context)
-        self.body = nn.Sequential(nn.Linear(context, hidden), nn.GELU(), nn.Linear(hidden, len(HEADS)))
+        self.hidden, self.last = nn.Linear(context, hidden), nn.Linear(hidden, len(HEADS))
 
     def start_at(self, weights: Tensor, strength: float = 8.0) -> None:
         """Begin with one mean for everybody: `weights` (4,) on the simplex; `strength` is the sum above `LEAST`."""
-        last = self.body[-1]
         wanted = (weights * (strength + LEAST * len(HEADS)) - LEAST).clamp(min=1e-2)
         with torch.no_grad():
-            last.weight.mul_(0.0)
-            last.bias.copy_(wanted + torch.log(-torch.expm1(-wanted)))  # the inverse of softplus
+            self.last.weight.zero_()
+            self.last.bias.copy_(wanted + torch.log(-torch.expm1(-wanted)))  # the inverse of softplus
 
     def forward(self, context: Tensor) -> Tensor:
         """(B, context) -> (B, 4), each above 1."""
-        return LEAST + F.softplus(self.body(self.norm(context)))
+        return LEAST + F.softplus(self.last(F.gelu(self.hidden(self.norm(context)))))
 
     def mean(self, context: Tensor) -> Tensor:
         """(B, 4) the weights that are used: the mean of the distribution."""

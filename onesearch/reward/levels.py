@@ -112,7 +112,7 @@ class Rates:
         kind, item = corpus.kind[events], corpus.item[events]
         counts = np.zeros((len(EVENT_KINDS), len(corpus.items)))
         np.add.at(counts, (kind, item), 1)
-        there = counts.any(1)
+        there: NDArray[np.bool_] = counts.sum(1) > 0
         bought = counts[_PURCHASE]
         clicked = counts[_CLICK] if there[_CLICK] else bought
         shown = counts[_IMPRESSION] if there[_IMPRESSION] else clicked

@@ -143,20 +143,21 @@ class RewardNetwork(PreTrainedModel):
     @torch.no_grad()
     def keep_vectors(self) -> RewardNetwork:
         """Compute the vectors of all items once: from then on a request costs none of the item tower."""
-        content, _ = self._bound
+        content, _ = self.bound
         parts = torch.arange(len(content), device=content.device).split(1 << 14)
         self.vectors = torch.cat([self.item_vectors(part) for part in parts])
         return self
 
     @property
-    def _bound(self) -> tuple[Tensor, Tensor]:
+    def bound(self) -> tuple[Tensor, Tensor]:
+        """Content and codes of the items; a `RuntimeError` where none are bound."""
         if self.item_content is None or self.item_codes is None:
             raise RuntimeError("bind() a catalogue first")
         return self.item_content, self.item_codes
 
     def item_vectors(self, items: Tensor) -> Tensor:
         """(n, D) vectors of items (n,)."""
-        content, codes = self._bound
+        content, codes = self.bound
         found = self.content(content[items])
         found = found + self.words(codes[items] + torch.tensor(self.level_start, device=items.device)).sum(1)
         if self.own is not None and self.own_map is not None:
@@ -251,9 +252,9 @@ class RewardNetwork(PreTrainedModel):
             for extra, one in zip(nothing.unbind(0), (self.keys, self.values), strict=True)
         )
         heads = self.config.heads
-        split = [one.view(rows, -1, heads, width // heads).transpose(1, 2) for one in (asks, keys, values)]
+        asks, keys, values = (one.view(rows, -1, heads, width // heads).transpose(1, 2) for one in (asks, keys, values))
         mask = F.pad(filled, (1, 0), value=True)[:, None, None]
-        found = F.scaled_dot_product_attention(*split, attn_mask=mask)
+        found = F.scaled_dot_product_attention(asks, keys, values, attn_mask=mask)
         return found.transpose(1, 2).reshape(rows, wide, width)
 
     def _loss(self, logits: Tensor, labels: Tensor, there: Tensor, weights: Tensor | None) -> Tensor:
