@@ -176,7 +176,8 @@ class RewardNetwork(PreTrainedModel):
         distinct, place = torch.unique(both, return_inverse=True)
         vectors = self.item_vectors(distinct)
         found, read = F.embedding(place, vectors).split([items.numel(), slots.numel()])
-        return found.view(*items.shape, -1), read.view(*slots.shape, -1)
+        width = self.config.width
+        return found.view(*items.shape, width), read.view(*slots.shape, width)
 
     def forward(
         self,
