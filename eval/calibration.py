@@ -1,11 +1,11 @@
 """Whether predicted probabilities come true: ECE, PCOC and field-ECE, with bootstrap draws of whole users.
 
 - ECE (Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015): pairs in bins by
-  their prediction; the mean over pairs of |share that was right - mean prediction| of their bin. Bins have equal numbers
-  of pairs, not equal width: where one pair in a hundred is right, nearly all predictions would fall into one bin.
+  their prediction; the mean over pairs of |share that was right - mean prediction| of their bin. Bins have equal
+  numbers of pairs, not equal width: where one pair in a hundred is right, nearly all predictions would share one bin.
 - PCOC, predicted over observed: the sum of the predictions over the number of right pairs; 1 is best.
-- field-ECE (Pan et al., "Field-aware Calibration", WWW 2020, https://arxiv.org/abs/1905.10713): ECE with the values of a
-  field (the category of the item, say) for bins, whatever the predictions.
+- field-ECE (Pan et al., "Field-aware Calibration", WWW 2020, https://arxiv.org/abs/1905.10713): ECE with the values of
+  a field (the category of the item, say) for bins, whatever the predictions.
 
 Bins are made once, from all pairs, and stay as they are in every draw. Sums of absolute values are never below 0, so
 noise makes ECE and field-ECE larger, in the draws as in the value itself: with few pairs a bin their intervals lie

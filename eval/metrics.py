@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytrec_eval
@@ -168,11 +168,11 @@ class Bootstrap:
         draws = np.random.default_rng(seed)
         self.drawn = draws.multinomial(count, np.full(count, 1 / max(count, 1)), size=resamples).astype(np.float64)
 
-    def totals(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def totals(self, values: NDArray[np.number[Any]]) -> NDArray[np.float64]:
         """(R,) the sum of (Q,) values in each draw."""
         return self.drawn @ np.bincount(self.group, weights=values, minlength=self.drawn.shape[1])
 
-    def ratio(self, numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> Drawn:
+    def ratio(self, numerator: NDArray[np.number[Any]], denominator: NDArray[np.number[Any]]) -> Drawn:
         """The sum of (Q,) numerators over the sum of (Q,) denominators: a weighted mean, for example."""
         below, all_below = self.totals(denominator), float(denominator.sum())
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -36,6 +36,7 @@ class OwnHistory:
     """
 
     name = "own history"
+    calibrated = logarithmic = False
 
     def __init__(
         self,
@@ -115,6 +116,17 @@ class OwnHistory:
                 k,
             )
         return items, scores
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`."""
+        scores = np.empty(items.shape, np.float32)
+        for start in range(0, len(requests), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            asked = requests.part(rows)
+            row = np.repeat(np.arange(len(asked)), items.shape[1])
+            own = self._purchases.before(asked)
+            scores[rows] = self.score_pairs(asked, row, items[rows].ravel(), own).reshape(-1, items.shape[1])
+        return scores
 
 
 def _joined(own: OwnItems, top: NDArray[np.int32], items: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
