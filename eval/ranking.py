@@ -20,6 +20,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -37,6 +38,9 @@ from eval.trec_lists import read_lists
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, write_json, write_text
+
+FILE_WIDTH: Final = 132
+"""Columns of the tables where the output is no terminal."""
 
 
 def rank_files(
@@ -173,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         sys.stdout.write(json.dumps(ranking.report, ensure_ascii=False) + "\n")
     else:
-        Console().print(ranking_table(ranking.report))
+        console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+        console.print(ranking_table(ranking.report))
     return 0
 
 

@@ -69,7 +69,9 @@ class OwnHistory:
             faded = purchases.faded_at(tuned["own_half_life_days"] * day(corpus), own.event, now)
             snapshots, logs = fresh.table(tuned["half_life_days"])
             score = fits ** np.float32(tuned["sharpness"]) + tuned["popularity"] * logs[snapshots.at(now_of), item]
-            score += tuned["own"] * np.where(place >= 0, np.log1p(faded[place]), 0)
+            score += tuned["own"] * np.log1p(
+                np.append(faded, np.float32(0))[place]
+            )  # the last for place -1: not bought
             of_target = np.full(len(valid), np.inf, np.float32)  # a target that is no candidate: nothing beats it, ...
             of_target[row[right]] = score[right]
             better = np.bincount(row, weights=score > of_target[row], minlength=len(valid)).astype(np.int64)

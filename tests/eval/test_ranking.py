@@ -54,7 +54,10 @@ def test_the_generator_orders_a_list_as_it_answers(evaluated):
     retriever = Retriever.load(evaluated)
     corpus = retriever.corpus
     requests = sample_requests(corpus, make_split(corpus), TEST, 40, 7)
-    assert main(["--run", str(evaluated), "--depth", "48", "--scorers", "generator", "--output", str(evaluated / "x")]) == 0
+    assert (
+        main(["--run", str(evaluated), "--depth", "48", "--scorers", "generator", "--output", str(evaluated / "x")])
+        == 0
+    )
     found = pl.read_parquet(evaluated / "x/ranking.parquet")
     hits = retriever.rank(requests, 48)[0] == requests.target[:, None]
     place = hits.argmax(axis=1)
