@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = found.add_argument
     add("--run", type=Path, default=Path("runs/demo"), help="a run folder")
-    add("--stage", default=Options.stage, help="which of its models")
+    add("--stage", nargs="+", default=["sft"], help="which of its models; several are compared with each other")
     add(
         "--lists",
         default=Options.lists,
@@ -147,7 +147,11 @@ def parser() -> argparse.ArgumentParser:
     add("--qrels", type=Path, help="their labels")
     add("--users", type=Path, help="who asked: a file of lines `query user`")
     add("--probabilities", nargs="+", default=[], metavar="SYSTEM", help="run files whose scores are probabilities")
-    add("--output", type=Path, help="folder of the results (eval, or eval/STAGE, of the run; none for run files)")
+    add(
+        "--output",
+        type=Path,
+        help="folder of the results (of a run: eval, or eval/STAGE if the first is not sft)",
+    )
     add("--write-trec", action="store_true", help="write lists and scores as run files, qrels and users, too")
     add("--json", action="store_true", help="print JSON instead of the tables")
     return found
@@ -167,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output = given.output
         else:
             ranking = rank_run(given.run, options)
-            stage = () if options.stage == "sft" else (options.stage,)
-            output = given.output or given.run.joinpath("eval", *stage)
+            stage = "" if options.stage[0] == "sft" else options.stage[0]
+            output = given.output or given.run / "eval" / stage
         if output is not None:
             write_ranking(output, ranking, given.write_trec)
     except UserError as error:

@@ -7,13 +7,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.baselines import Scorer, System
+from eval.baselines.bm25 import BM25
+from eval.baselines.cascade import Cascade
+from eval.baselines.dense import Dense
 from eval.baselines.fit import fit_baselines, fit_history_baselines
+from eval.baselines.history import OwnHistory
+from eval.baselines.popularity import PopularitySystem
+from eval.baselines.sasrec import SASRec
 from eval.calibration import BINS
 from eval.generator import GeneratorSystem
 from eval.rank_fusion import KINDS, Fusion
@@ -38,6 +44,11 @@ DEPTH: Final = 50
 AGAINST: Final = ("cascade", "sasrec", "popularity")
 """What the others are compared with if nothing else is said: the first of these that is there."""
 
+QUERY_BASELINES: Final = (PopularitySystem.name, BM25.name, Dense.name, OwnHistory.name, Cascade.name)
+LOG_BASELINES: Final = (PopularitySystem.name, SASRec.name)
+"""For a log with and without queries."""
+
+Named = TypeVar("Named", GeneratorScores, GeneratorSystem)
 FIELDS: Final = ("category", "brand")
 
 
@@ -45,7 +56,7 @@ FIELDS: Final = ("category", "brand")
 class Options:
     """What is evaluated; see `--help`."""
 
-    stage: str = "sft"
+    stage: Sequence[str] = ("sft",)
     lists: str = "auto"
     label: str = "click"
     part: str = "test"
@@ -77,23 +88,32 @@ class Bench:
 
     def __init__(self, folder: Path, options: Options) -> None:
         self.run, self.options, self.notes = Run.open(folder), options, list[str]()
-        self.retriever: Retriever | None = None
-        if (self.run.folder / "models" / options.stage / "config.json").exists() or options.stage != "sft":
-            self.retriever = Retriever.load(folder, options.stage)
-            self.corpus = self.retriever.corpus
+        self._retrievers: dict[str, Retriever] = {}
+        if (self.run.folder / "models/sft/config.json").exists() or tuple(options.stage) != ("sft",):
+            self._retrievers = {stage: Retriever.load(folder, stage) for stage in options.stage}
         else:
             self.notes.append("the run has no trained generator yet: baselines only")
-            self.corpus = Corpus.load(self.run.folder / "corpus")
-        settings = self.run.settings
-        self.split = make_split(self.corpus, settings.split)
+        self.corpus = Corpus.load(self.run.folder / "corpus")
+        self.split = make_split(self.corpus, self.run.settings.split)
         self.impressions = _impressions(self.corpus, options)
         self._systems: list[Any] | None = None
+        self._own = [
+            _named(one, stage, len(options.stage) > 1)
+            for stage, retriever in self._retrievers.items()
+            for one in GeneratorScores.all(retriever, one_answer=not self.impressions)
+        ]
         if options.part in ("train", ALL):
             self.notes.append(
                 "the scorers have learnt from these very searches: the figures do not say how good they are"
             )
         if options.part == "valid":
             self.notes.append("settings and weights were chosen on these very searches")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all scorers that the run has."""
+        fitted = QUERY_BASELINES if self.corpus.queries else LOG_BASELINES
+        return [*fitted, *(one.name for one in self._own)]
 
     def requests(self, part: str) -> Requests:
         """Searches of a part of the split, as `eval.recall` samples them."""
@@ -133,26 +153,31 @@ class Bench:
         if len(requests) == 0:
             raise UserError(f"no searches in the part {part!r}", place=self.corpus.folder, remedy="see --part")
         systems: list[System] = [*self.systems]
-        if self.retriever is not None:
-            systems += GeneratorSystem.all(self.retriever)
+        for stage, retriever in self._retrievers.items():
+            systems += [_named(one, stage, len(options.stage) > 1) for one in GeneratorSystem.all(retriever)]
         found = {system.name: system.rank(requests, options.depth)[0] for system in systems}
         return from_union(found, requests, self.corpus, settings.seed, part)
 
     def scorers(self) -> list[Scorer]:
         """Those that were asked for, all without any wish."""
-        own: list[Scorer] = []
-        if self.retriever is not None:
-            own += GeneratorScores.all(self.retriever, one_answer=not self.impressions)
-        wanted = [name for name in self.options.scorers if name not in KINDS]
-        enough = wanted and set(wanted) <= {one.name for one in own}  # then no baseline needs to be fitted
-        known = own if enough else [*self.systems, *own]
-        names = [one.name for one in known]
+        wanted = self.wanted
+        enough = set(wanted) <= {one.name for one in self._own}  # then no baseline needs to be fitted
+        known: list[Scorer] = [*([] if enough else self.systems), *self._own]
+        return [one for one in known if one.name in wanted]
+
+    @property
+    def wanted(self) -> list[str]:
+        """The names of the scorers that were asked for, all without any wish; fusions are none.
+
+        Raises:
+            UserError: an unknown one.
+        """
+        names = self.names
         for name in self.options.scorers:
             if name not in (*names, *KINDS):
-                raise UserError(
-                    "unknown scorer", place="--scorers", value=name, remedy=f"known: {', '.join([*names, *KINDS])}"
-                )
-        return [one for one in known if not wanted or one.name in wanted]
+                remedy = f"known: {', '.join([*names, *KINDS])}"
+                raise UserError("unknown scorer", place="--scorers", value=name, remedy=remedy)
+        return [name for name in self.options.scorers if name not in KINDS] or names
 
 
 def rank_run(folder: Path, options: Options) -> Ranking:
@@ -162,9 +187,8 @@ def rank_run(folder: Path, options: Options) -> Ranking:
         UserError: an unknown scorer, no lists, nothing right in them, scores that are not numbers.
     """
     bench = Bench(folder, options)
-    lists = bench.lists(options.part)
-    scorers = bench.scorers()
-    against = against_of(options.against, [one.name for one in scorers])
+    against = against_of(options.against, bench.wanted)  # told before minutes are spent
+    lists, scorers = bench.lists(options.part), bench.scorers()
     scores = _scored(scorers, lists)
     scored = {one.name: Scored(scores[one.name], _probability(one, scores[one.name])) for one in scorers}
     fusions = _fusions(bench, scorers, lists, scores)
@@ -180,6 +204,13 @@ def rank_run(folder: Path, options: Options) -> Ranking:
     }
     users = bench.corpus.users["user_id"].gather(lists.user).to_list()
     return Ranking(lists, scored, measured, report, users)
+
+
+def _named(one: Named, stage: str, several: bool) -> Named:
+    """With the name of its stage, where there are several."""
+    if several:
+        one.name = f"{one.name}-{stage}"
+    return one
 
 
 def _impressions(corpus: Corpus, options: Options) -> bool:

@@ -83,6 +83,17 @@ def test_files_that_were_written_give_the_same_figures(evaluated, tmp_path, caps
     assert "equal weights" in " ".join(report["notes"])
 
 
+def test_models_of_a_run_are_compared(evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated / "models/sft", evaluated / "models/again")
+    arguments = ["--run", str(evaluated), "--stage", "again", "sft", "--scorers", "generator-sft", "generator-again"]
+    assert main([*arguments, "--depth", "5", "--against", "generator-sft"]) == 0
+    report = json.loads((evaluated / "eval/again/ranking.json").read_text())
+    assert list(report["differences"]) == ["generator-again", "reciprocal ranks", "z-scores"]
+    same = report["differences"]["generator-again"]["auc"]
+    assert same == {"mean": 0, "low": 0, "high": 0, "p": 1}
+    assert list(report["reliability"]) == ["generator-again", "generator-sft"]
+
+
 def test_a_run_without_a_generator_compares_the_baselines(quantized_run, tmp_path, capsys):
     arguments = ["--run", str(quantized_run), "--output", str(tmp_path), "--depth", "5", "--against", "bm25"]
     assert main(arguments) == 0
@@ -97,7 +108,10 @@ def test_a_run_without_a_generator_compares_the_baselines(quantized_run, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scorers", "bm52"], "--scorers: unknown scorer: 'bm52' (known: popularity, bm25,"),
+        (
+            ["--scorers", "bm52"],
+            "--scorers: unknown scorer: 'bm52' (known: popularity, bm25, dense, own history, cascade, reciprocal ranks",
+        ),
         (["--against", "generator"], "--against: unknown scorer: 'generator' (known: popularity"),
         (["--lists", "impressions"], "the log has no impressions"),
         (["--stage", "grpo"], "no trained generator"),

@@ -1,8 +1,8 @@
 """KuaiSearch's impressions and clicks, from the published sample.
 
 Its README forbids to measure anything with it: 200 searches of 198 users, whose items were sampled apart. So this
-holds that the format arrives, not what the figures are. Every search is one that systems could learn from, since no user
-has the three visits that a held-out one needs.
+holds that the format arrives, not what the figures are. Every search is one that systems could learn from, since no
+user has the three visits that a held-out one needs.
 """
 
 import json
