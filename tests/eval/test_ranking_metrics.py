@@ -1,11 +1,14 @@
 """AUC, gAUC and calibration: against scikit-learn, by hand, and draw by draw against pairs that are really repeated."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from eval.auc import auc, aucs_of_groups, group_auc
 from eval.calibration import calibration_error, equal_bins, predicted_over_observed, reliability
+from eval.charts import Line, reliability_plot
 from eval.metrics import Bootstrap, Drawn, per_list
 
 
@@ -143,3 +146,15 @@ def test_a_p_value_is_small_only_where_draws_agree():
     assert Drawn(1.0, np.ones(999)).p_value() == pytest.approx(0.002)
     assert Drawn(0.0, np.zeros(999)).p_value() == 1
     assert Drawn(0.1, np.linspace(-1, 1, 1001)).p_value() == pytest.approx(1, abs=0.01)
+
+
+def test_a_perfect_prediction_lies_on_the_line_of_the_picture():
+    picture = str(reliability_plot("shares", [Line("one", [(0.01, 0.01), (0.1, 0.5), (0.2, 0.0)])]))
+    marks = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="2.5" fill="(#\w+|none)"', picture)
+    (x, y, _), (_, above, _), (_, bottom, hollow) = marks
+    line = re.search(r'<line x1="(\d+)" y1="(\d+)" x2="(\d+)" y2="(\d+)" stroke-dasharray', picture)
+    left, low, right, high = map(float, line.groups())
+    assert float(x) - left == pytest.approx(low - float(y)), "as far right as up"
+    assert high < float(above) < float(y) < float(bottom) == low
+    assert hollow == "none"
+    assert float(x) == left, "the axis begins at the smallest power of ten"
