@@ -149,12 +149,12 @@ def test_a_p_value_is_small_only_where_draws_agree():
 
 
 def test_a_perfect_prediction_lies_on_the_line_of_the_picture():
-    picture = str(reliability_plot("shares", [Line("one", [(0.01, 0.01), (0.1, 0.5), (0.2, 0.0)])]))
+    picture = str(reliability_plot("shares", [Line("one", [(0.1, 0.1), (0.1, 0.5), (0.02, 0.0)])]))
     marks = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="2.5" fill="(#\w+|none)"', picture)
     (x, y, _), (_, above, _), (_, bottom, hollow) = marks
     line = re.search(r'<line x1="(\d+)" y1="(\d+)" x2="(\d+)" y2="(\d+)" stroke-dasharray', picture)
-    left, low, right, high = map(float, line.groups())
+    left, low, end, high = map(float, line.groups())
     assert float(x) - left == pytest.approx(low - float(y)), "as far right as up"
     assert high < float(above) < float(y) < float(bottom) == low
     assert hollow == "none"
-    assert float(x) == left, "the axis begins at the smallest power of ten"
+    assert float(x) == pytest.approx((left + end) / 2), "the axis is from .01 to 1"
