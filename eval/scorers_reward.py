@@ -32,9 +32,7 @@ class RewardScorer:
         self.calibrated = given in ("click", "both") and model.network.config.calibration != "none"
 
     @classmethod
-    def load(
-        cls, run: Run, stage: str = "reward", given: str = "reward", corpus: Corpus | None = None
-    ) -> RewardScorer:
+    def load(cls, run: Run, stage: str = "reward", given: str = "reward", corpus: Corpus | None = None) -> RewardScorer:
         """Of the model that `training/reward.py` wrote to models/STAGE of a run."""
         return cls(RewardModel.load(run, stage, corpus), given)
 
