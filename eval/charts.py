@@ -18,6 +18,9 @@ ROW = 22
 
 AXIS_FROM = 0.6
 
+CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours that the colour-blind can tell apart (Okabe and Ito)."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -173,9 +176,48 @@ def heat_maps(title: str, maps: Sequence[HeatMap], cell: int = 11) -> Markup:
             parts.append(_tag("line", x1=left, x2=left + size, y1=top + start * cell, y2=top + start * cell, **edge))
             parts.append(_tag("line", x1=left + start * cell, x2=left + start * cell, y1=top, y2=top + size, **edge))
         width, height = left + size + gap, max(height, top + size + 8)
-    picture = str(_svg(title, width, height, parts))
-    own = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" '
-    return Markup(picture.replace("<svg ", own, 1))
+    return _alone(_svg(title, width, height, parts))
+
+
+def reliability_plot(title: str, curves: Sequence[Line], size: int = 320) -> Markup:
+    """Predicted (x) against observed (y) shares on logarithmic axes; the line is a perfect prediction.
+
+    A bin in which nothing came true stands at the bottom, hollow. Readable on its own, without a style sheet.
+    """
+    shares = [share for line in curves for point in line.points for share in point if share > 0]
+    bottom = math.floor(math.log10(max(min(shares, default=0.1), 1e-6)))
+    left, top, plot = 52, 8, size - 100
+
+    def at(share: float) -> float:
+        return max(0.0, 1 - math.log10(share) / bottom if share > 0 else 0.0) * plot
+
+    edge = {"stroke": "currentColor", "stroke_opacity": "0.25"}
+    end = top + plot
+    parts = [_tag("line", x1=left, y1=end, x2=left + plot, y2=top, stroke_dasharray="4 3", **edge)]
+    for power in range(bottom, 1):
+        x, y = left + at(10.0**power), end - at(10.0**power)
+        parts.append(_tag("line", x1=x, x2=x, y1=top, y2=end, **edge))
+        parts.append(_tag("line", x1=left, x2=left + plot, y1=y, y2=y, **edge))
+        parts.append(_text(x, end + 16, f"{10.0**power:g}", "middle", "tick"))
+        parts.append(_text(left - 6, y + 4, f"{10.0**power:g}", "end", "tick"))
+    parts.append(_text(left + plot / 2, end + 32, "predicted", "middle", "tick"))
+    parts.append(_text(left, end + 32, "observed ↑", "end", "tick"))
+    for place, line in enumerate(curves):
+        colour = CURVES[place % len(CURVES)]
+        for predicted, observed in line.points:
+            tip = _tag("title", escape(f"{line.name}: predicted {predicted:.3g}, observed {observed:.3g}"))
+            fill = {"fill": colour if observed > 0 else "none", "stroke": colour}
+            parts.append(_tag("circle", tip, cx=left + at(predicted), cy=end - at(observed), r=2.5, **fill))
+        y = end + 54 + 16 * place
+        parts.append(_tag("circle", cx=left, cy=y - 4, r=4, fill=colour))
+        parts.append(_text(left + 10, y, line.name, "start", "quiet"))
+    return _alone(_svg(title, size, int(end + 62 + 16 * len(curves)), parts))
+
+
+def _alone(picture: Markup) -> Markup:
+    """The picture as a file of its own."""
+    own = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" fill="currentColor" '
+    return Markup(str(picture).replace("<svg ", own, 1))
 
 
 def _axis(low: float, high: float) -> tuple[float, float, list[float]]:

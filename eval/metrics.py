@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytrec_eval
@@ -38,13 +38,41 @@ def per_query(
     """
     if len(items) != len(targets):
         raise ValueError(f"{len(items)} rankings for {len(targets)} targets")
+    return _trec_values(items, {str(q): {str(target): 1} for q, target in enumerate(targets.tolist())}, metrics)
+
+
+def per_list(
+    items: NDArray[np.int32], labels: NDArray[np.integer], metrics: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Metrics of rankings with any number of right answers, all of which are in the ranking: {name: (Q,) float64}.
+
+    Args:
+        items: (Q, K) ranked items, best first, -1 where there is none.
+        labels: (Q, K) how right each is, 0 for wrong; NDCG takes it for the gain.
+        metrics: names like "recall@10", "ndcg@10", "mrr@10".
+
+    >>> per_list(np.array([[4, 7, 9]], np.int32), np.array([[0, 1, 1]]), ["mrr@10", "recall@2"])
+    {'mrr@10': array([0.5]), 'recall@2': array([0.5])}
+    """
+    right = (labels > 0) & (items >= 0)
+    relevant: dict[str, dict[str, int]] = {str(q): {} for q in np.flatnonzero(right.any(axis=1)).tolist()}
+    rows, _ = np.nonzero(right)
+    for q, item, label in zip(rows.tolist(), items[right].tolist(), labels[right].tolist(), strict=True):
+        relevant[str(q)][str(item)] = label
+    # What is below the deepest cut-off counts only in how many right answers there are, and those `relevant` holds.
+    return _trec_values(items[:, : max(_parse(name)[1] for name in metrics)], relevant, metrics)
+
+
+def _trec_values(
+    items: NDArray[np.int32], relevant: dict[str, dict[str, int]], metrics: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """(Q,) values of each metric; `relevant` holds the right answers of each query by its number."""
     _refuse_repeats(items)
     parsed = {name: _parse(name) for name in metrics}
-    values = {name: np.zeros(len(targets)) for name in metrics}
-    relevant = {str(q): {str(target): 1} for q, target in enumerate(targets.tolist())}
+    values = {name: np.zeros(len(items)) for name in metrics}
     # trec_eval has no cut-off for the reciprocal rank, so the ranking is cut for it; the others share one full run.
     depths = {cut for measure, cut in parsed.values() if measure == "recip_rank"}
-    for depth in [*sorted(depths), items.shape[1]]:
+    for depth in sorted({*depths, items.shape[1]}):
         wanted = {
             name: measure if measure == "recip_rank" else f"{measure}_{cut}"
             for name, (measure, cut) in parsed.items()
@@ -95,24 +123,65 @@ class Estimate:
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A value, and what it is in each of R bootstrap draws; of two on the same draws the difference is paired.
+
+    Attributes:
+        draws: (R,) float64.
+    """
+
+    value: float
+    draws: NDArray[np.float64]
+
+    def minus(self, other: Drawn) -> Drawn:
+        """The difference, draw by draw."""
+        return Drawn(self.value - other.value, self.draws - other.draws)
+
+    def estimate(self) -> Estimate:
+        """The value with its percentile interval; draws in which it is not defined are left out."""
+        defined = self.draws[np.isfinite(self.draws)]
+        if len(defined) == 0:
+            return Estimate(self.value, float("nan"), float("nan"))
+        low, high = np.percentile(defined, [2.5, 97.5])
+        return Estimate(self.value, float(low), float(high))
+
+    def p_value(self) -> float:
+        """Of the hypothesis that a difference is 0, two-sided: twice the share of draws on the rarer side of 0, and
+        never less than the number of draws can tell (Davison and Hinkley, "Bootstrap Methods", 1997, section 4.2)."""
+        defined = self.draws[np.isfinite(self.draws)]
+        rarer = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+        return min(1.0, 2 * (rarer + 1) / (len(defined) + 1))
+
+
 class Bootstrap:
-    """Draws of whole groups (users) with replacement, made once and used for every value that is estimated."""
+    """Draws of whole groups (users) with replacement, made once and used for every value that is estimated.
+
+    Attributes:
+        group: (Q,) int64 number of each query's user. drawn: (R, U) float64 how often each user is in each draw.
+    """
 
     def __init__(self, groups: NDArray[np.integer], *, resamples: int = 1000, seed: int = 0) -> None:
         """`groups`: (Q,) which user each query belongs to."""
-        _, self._group = np.unique(groups, return_inverse=True)
-        count = int(self._group.max()) + 1 if len(self._group) else 0
+        _, self.group = np.unique(groups, return_inverse=True)
+        count = int(self.group.max()) + 1 if len(self.group) else 0
         draws = np.random.default_rng(seed)
-        self._drawn = draws.multinomial(count, np.full(count, 1 / max(count, 1)), size=resamples).astype(np.float64)
-        self._sizes = self._drawn @ np.bincount(self._group, minlength=count)
+        self.drawn = draws.multinomial(count, np.full(count, 1 / max(count, 1)), size=resamples).astype(np.float64)
+
+    def totals(self, values: NDArray[np.number[Any]]) -> NDArray[np.float64]:
+        """(R,) the sum of (Q,) values in each draw."""
+        return self.drawn @ np.bincount(self.group, weights=values, minlength=self.drawn.shape[1])
+
+    def ratio(self, numerator: NDArray[np.number[Any]], denominator: NDArray[np.number[Any]]) -> Drawn:
+        """The sum of (Q,) numerators over the sum of (Q,) denominators: a weighted mean, for example."""
+        below, all_below = self.totals(denominator), float(denominator.sum())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws = self.totals(numerator) / below
+        return Drawn(float(numerator.sum()) / all_below if all_below else float("nan"), draws)
 
     def mean(self, values: NDArray[np.float64]) -> Estimate:
         """The mean of (Q,) values and its percentile interval. The mean of a query, not the mean of users' means."""
-        if len(values) == 0:
-            return Estimate(float("nan"), float("nan"), float("nan"))
-        means = self._drawn @ np.bincount(self._group, weights=values, minlength=self._drawn.shape[1]) / self._sizes
-        low, high = np.percentile(means, [2.5, 97.5])
-        return Estimate(float(values.mean()), float(low), float(high))
+        return self.ratio(values, np.ones(len(values))).estimate()
 
     def difference(self, values: NDArray[np.float64], other: NDArray[np.float64]) -> Estimate:
         """The mean of `values - other`, paired by query, on the same draws as `mean`."""

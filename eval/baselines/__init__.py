@@ -10,6 +10,24 @@ from numpy.typing import NDArray
 from onesearch.corpus import Requests
 
 
+class Scorer(Protocol):
+    """Anything that scores given items.
+
+    Attributes:
+        calibrated: whether scores are probabilities of the label, or where `logarithmic`, their logarithms.
+    """
+
+    name: str
+    calibrated: bool
+    logarithmic: bool
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.floating[Any]]:
+        """(Q, K) scores of (Q, K) items, anything where an item is -1; -inf where an item cannot be scored.
+
+        May use what `System.rank` may use.
+        """
+
+
 class System(Protocol):
     """Anything that answers search requests with items."""
 

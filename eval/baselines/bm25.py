@@ -31,6 +31,7 @@ class BM25:
     """
 
     name = "bm25"
+    calibrated = logarithmic = False
 
     def __init__(self, index: TextIndex, texts: Texts, fresh: FreshPopularity, tuned: dict[str, Any]) -> None:
         self.tuned = tuned
@@ -58,3 +59,7 @@ class BM25:
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `System.rank`."""
         return self.ranking.rank(requests, k)
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`."""
+        return self.ranking.score(requests, items)

@@ -58,6 +58,7 @@ class Cascade:
     """Recall of 300 by `BM25 relevance + dense * cosine + popularity * log popularity`, then LightGBM LambdaMART."""
 
     name = "cascade"
+    calibrated = logarithmic = False
 
     def __init__(
         self,
@@ -143,16 +144,34 @@ class Cascade:
 
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `System.rank`."""
-        if self._ranker is None:
-            raise RuntimeError("train_ranker comes first")
         found, found_scores = [], []
         for _, items, features in self.blocks(requests):
-            matrix = np.stack([column.ravel() for column in features.values()], axis=1)
-            scores = np.asarray(self._ranker.predict(matrix)).reshape(items.shape).astype(np.float32)
+            scores = self._ranked(features)
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             found.append(np.take_along_axis(items, order, axis=1))
             found_scores.append(np.take_along_axis(scores, order, axis=1))
         return pad(np.concatenate(found), k, -1), pad(np.concatenate(found_scores), k, -np.inf)
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`. The ranking stage, whatever the recall would find; features that compare a candidate with
+        the best one compare it with the best of these items."""
+        there = items >= 0
+        filled = np.where(there, items, np.take_along_axis(items, there.argmax(axis=1)[:, None], axis=1)).clip(min=0)
+        recall = self._recall(self.tuned["dense"], self.tuned["popularity"])
+        scores = np.empty(items.shape, np.float32)
+        for start in range(0, len(requests), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            asked = requests.part(rows)
+            scores[rows] = self._ranked(self.features(asked, filled[rows], recall.score(asked, filled[rows])))
+        return scores
+
+    def _ranked(self, features: dict[str, Column]) -> NDArray[np.float32]:
+        """What the ranker says of (B, C) candidates."""
+        if self._ranker is None:
+            raise RuntimeError("train_ranker comes first")
+        matrix = np.stack([column.ravel() for column in features.values()], axis=1)
+        shape = features["recall"].shape
+        return np.asarray(self._ranker.predict(matrix)).reshape(shape).astype(np.float32)
 
 
 def late_requests(corpus: Corpus, split: NDArray[np.int8], size: int, seed: int) -> Requests:

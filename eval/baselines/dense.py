@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import faiss
@@ -26,6 +27,7 @@ class Dense:
     """Cosine of query and item text + `popularity` times log popularity (which also orders items of equal text)."""
 
     name = "dense"
+    calibrated = logarithmic = False
 
     def __init__(self, texts: Texts, fresh: FreshPopularity, encoder: TextEncoder) -> None:
         self._encoder = encoder
@@ -67,3 +69,7 @@ class Dense:
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `System.rank`."""
         return self.ranking.rank(requests, k)
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`. Every text has its cosine here, also those that are not among the nearest."""
+        return replace(self.ranking, relevance=self.cosines).score(requests, items)

@@ -36,6 +36,7 @@ class OwnHistory:
     """
 
     name = "own history"
+    calibrated = logarithmic = False
 
     def __init__(
         self,
@@ -68,7 +69,9 @@ class OwnHistory:
             faded = purchases.faded_at(tuned["own_half_life_days"] * day(corpus), own.event, now)
             snapshots, logs = fresh.table(tuned["half_life_days"])
             score = fits ** np.float32(tuned["sharpness"]) + tuned["popularity"] * logs[snapshots.at(now_of), item]
-            score += tuned["own"] * np.where(place >= 0, np.log1p(faded[place]), 0)
+            score += tuned["own"] * np.log1p(
+                np.append(faded, np.float32(0))[place]
+            )  # the last for place -1: not bought
             of_target = np.full(len(valid), np.inf, np.float32)  # a target that is no candidate: nothing beats it, ...
             of_target[row[right]] = score[right]
             better = np.bincount(row, weights=score > of_target[row], minlength=len(valid)).astype(np.int64)
@@ -115,6 +118,17 @@ class OwnHistory:
                 k,
             )
         return items, scores
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`."""
+        scores = np.empty(items.shape, np.float32)
+        for start in range(0, len(requests), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            asked = requests.part(rows)
+            row = np.repeat(np.arange(len(asked)), items.shape[1])
+            own = self._purchases.before(asked)
+            scores[rows] = self.score_pairs(asked, row, items[rows].ravel(), own).reshape(-1, items.shape[1])
+        return scores
 
 
 def _joined(own: OwnItems, top: NDArray[np.int32], items: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -43,6 +43,7 @@ class PopularitySystem:
     """Ranks by decayed purchase counts of the weeks before the request; the half-life is tuned."""
 
     name = "popularity"
+    calibrated = logarithmic = False
 
     def __init__(self, fresh: FreshPopularity, half_life: float) -> None:
         self.tuned: dict[str, Any] = {"half_life_days": half_life}
@@ -67,6 +68,10 @@ class PopularitySystem:
         best = np.take_along_axis(self._logs, order, axis=1)
         at = self._snapshots.at(requests.time)
         return pad(order[at], k, -1), pad(best[at], k, -np.inf)
+
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`."""
+        return self._logs[self._snapshots.at(requests.time)[:, None], items]
 
 
 def pad(values: NDArray[Any], k: int, filler: float) -> NDArray[Any]:

@@ -10,6 +10,7 @@ not the paper's), and the number of passes is chosen on validation requests.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -49,6 +50,7 @@ class SASRec(nn.Module):
     """
 
     name = "sasrec"
+    calibrated = logarithmic = False
 
     def __init__(self, builder: SequenceBuilder, content: NDArray[np.float32] | None) -> None:
         super().__init__()
@@ -139,21 +141,33 @@ class SASRec(nn.Module):
     @torch.inference_mode()
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `System.rank`."""
-        self.eval()
-        vectors = self.vectors()
-        keys, count = F.normalize(vectors, dim=-1), min(k, len(vectors))
+        count = min(k, len(self.item.weight))
         items = np.full((len(requests), k), -1, np.int32)
         scores = np.full((len(requests), k), -np.inf, np.float32)
+        for part, every in self._blocks(requests):
+            score, item = every.topk(count, 1)
+            items[part, :count], scores[part, :count] = item.numpy(), score.numpy()
+        return items, scores
+
+    @torch.inference_mode()
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Scorer.score`."""
+        scores = np.empty(items.shape, np.float32)
+        for part, every in self._blocks(requests):
+            scores[part] = every.gather(1, torch.from_numpy(items[part].astype(np.int64)).clamp(min=0)).numpy()
+        return scores
+
+    def _blocks(self, requests: Requests) -> Iterator[tuple[slice, Tensor]]:
+        """Some of the requests at a time, and their (B, N) scores of all items."""
+        self.eval()
+        vectors = self.vectors()
+        keys = F.normalize(vectors, dim=-1)
         for start in range(0, len(requests), ASKED):
             part = slice(start, start + ASKED)
             given, _, last = self.builder.inputs(requests.part(part))
             state = self.states(given, vectors)[torch.arange(len(last)), last]
             had = once(given)
-            bonus = self.repeat * (had >= 0)
-            score = (state @ keys.T).scatter_add(1, had.clamp(min=0), bonus)
-            score, item = score.topk(count, 1)
-            items[part, :count], scores[part, :count] = item.numpy(), score.numpy()
-        return items, scores
+            yield part, (state @ keys.T).scatter_add(1, had.clamp(min=0), self.repeat * (had >= 0))
 
     def ndcg(self, requests: Requests) -> float:
         """NDCG@10."""

@@ -50,6 +50,18 @@ class TextRanking:
             found[block], found_scores[block] = best(block_scores, width)
         return pad(found[same], k, -1), pad(found_scores[same], k, -np.inf)
 
+    def score(self, requests: Requests, items: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(Q, K) scores of given items (Q, K)."""
+        scores = np.empty(items.shape, np.float32)
+        snapshots, logs = self.fresh.table(self.half_life)
+        at = snapshots.at(requests.time)
+        size = max(1, _CELLS // max(1, len(self.texts.distinct)))
+        for start in range(0, len(requests), size):
+            rows = slice(start, start + size)
+            queries, query = numbered(requests.query[rows])
+            scores[rows] = self.relevance(queries)[query[:, None], self.texts.of_item[items[rows]]]
+        return scores + np.float32(self.weight) * logs[at[:, None], items]
+
     def ranks_of_targets(self, requests: Requests) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(Q,) how many items score above the target, and how many others score the same."""
         better = np.empty(len(requests), np.int64)

@@ -23,6 +23,7 @@ def test_it_learns_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     items, scores = system.rank(test, 30)
     assert (items[:, :24] >= 0).all() and (items[:, 24:] == -1).all(), "24 items are all there are"
     assert (np.diff(scores[:, :24], axis=1) <= 0).all()
+    np.testing.assert_array_equal(system.score(test, items)[:, :24], scores[:, :24])
     assert (items[:, :3] == test.target[:, None]).any(1).mean() > 0.8
     assert 1 <= system.tuned["passes"] <= sasrec.PASSES
     again, _ = SASRec.fit(corpus, split, content, valid, seed=0).rank(test, 30)

@@ -69,6 +69,16 @@ def test_every_system_ranks_the_catalogue_without_repeats(shop, fitted):
         np.testing.assert_array_equal(few, items[:, :5])
 
 
+def test_given_items_get_the_scores_that_rank_the_catalogue(shop, fitted):
+    _, _, requests = shop
+    for system in fitted:
+        items, scores = system.rank(requests, 60)
+        mixed = np.random.default_rng(0).permuted(np.arange(60))
+        found = system.score(requests, items[:, mixed])
+        there = items[:, mixed] >= 0
+        np.testing.assert_allclose(found[there], scores[:, mixed][there], atol=1e-6, err_msg=system.name)
+
+
 def test_text_helps_and_history_helps_more(shop, fitted):
     _, _, requests = shop
     found = {s.name: per_query(s.rank(requests, 10)[0], requests.target)["mrr@10"].mean() for s in fitted}
