@@ -42,7 +42,7 @@ from eval.metrics import Bootstrap
 from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.errors import UserError
 from onesearch.files import write_json, write_text
-from onesearch.model.generator import Context
+from onesearch.model.context import Context
 from onesearch.readers import load_reader
 from onesearch.readers.generator import GeneratorReader
 from onesearch.run import Run

@@ -239,10 +239,10 @@ class PrefixIndex:
         return [total.index_select(-1, b[1:]) - total.index_select(-1, b[:-1]) for b in self.below[1:]]
 
     def nodes(self, codes: Tensor) -> list[Tensor]:
-        """The path of full semantic IDs: codes (..., L) -> L tensors (...) of nodes of depth 1..L."""
+        """The path of semantic IDs, or of their first codes: (..., l) -> l tensors (...) of nodes of depth 1..l."""
         node = torch.zeros(codes.shape[:-1], dtype=torch.int64, device=codes.device)
         path = []
-        for level in range(self.levels):
+        for level in range(codes.shape[-1]):
             node = self.descend(level, node, codes[..., level])
             path.append(node)
         return path

@@ -15,6 +15,7 @@ def validation(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> 
     rank = _ranks(items, requests)
     return {
         "valid_mrr@10": _mrr(rank),
+        "valid_ndcg@10": float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean()),
         "valid_recall@10": float((rank < 10).mean()),
         "valid_recall@50": float((rank < 50).mean()),
     }

@@ -25,22 +25,22 @@ further down (`Catalogue.ahead`), and a first code gets the log of what its node
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicCache
-from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
 from onesearch.model.ahead import FAINT, look_ahead, powers
 from onesearch.model.attention import NAME as SHARED_CONTEXT
 from onesearch.model.catalogue import Catalogue
+from onesearch.model.context import Context
+from onesearch.model.generator_config import GeneratorConfig
 from onesearch.model.karma import Decoders, Interest, karma_losses, leaf_codes, read_last
 from onesearch.model.views import Views, Words
 
@@ -63,56 +63,6 @@ LEAST_COVERED = 0.1
 """A query of which no item has this share is compared with it."""
 
 
-@strict
-class GeneratorConfig(PreTrainedConfig):
-    """Settings of a `Generator`.
-
-    Args:
-        backbone: any encoder-decoder configuration; its vocabulary is replaced by text pieces followed by SID tokens.
-        text_vocabulary: number of text pieces; id `begin_token` begins an answer.
-        level_sizes: codes per level.
-        history_features: numbers that describe a history slot, besides how well it fits the query.
-        content: width of the query's and items' text vectors (0 switches the content path off).
-        taste: width of the items' taste vectors, which follow the text in `Catalogue.content`; a query's vector ends
-            with two of them, of all that the user bought and of what fits the query.
-        spelling: whether the query's terms are looked up below each prefix.
-        priors: popularity counts that the prior is given (0 switches it off).
-        copy: whether history slots add their own probability.
-        plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
-        views: what else is read of the user, by name, with the sizes of each (`ViewReader.sizes`).
-        interest: width of the interest vector (0 switches it off).
-        action, generate, reconstruct: weights of KARMA's losses (`onesearch.model.karma`).
-        soft_tokens: k of `reconstruct`. hard_negatives: of the action loss, drawn for each request.
-        interest_share: what the interest head counts beside generation where both answer.
-    """
-
-    model_type = "onesearch-generator"
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "backbone": SubConfigSpec(config_class=AutoConfig, model_type="bart")
-    }
-
-    backbone: PreTrainedConfig | dict | None = None
-    text_vocabulary: int = 4000
-    begin_token: int = 2
-    level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
-    history_features: int = 5
-    content: int = 128
-    taste: int = 0
-    spelling: bool = True
-    priors: int = 2
-    copy: bool = True
-    plain_loss: float = 0.3
-    views: dict | None = None
-    interest: int = 0
-    action: float = 1.0
-    generate: float = 0.0
-    reconstruct: float = 0.0
-    soft_tokens: int = 2
-    hard_negatives: int = 4
-    interest_share: float = 0.5
-    is_encoder_decoder: bool | None = True
-
-
 @dataclass
 class GeneratorOutput(ModelOutput):
     """loss (); log_prob (B, L) of the target's codes; plain_log_prob (B, L) without the copy path; terms () that KARMA
@@ -125,38 +75,22 @@ class GeneratorOutput(ModelOutput):
 
 
 @dataclass(frozen=True)
-class Context:
-    """What the decoder needs of B requests, computed once each.
+class Choice:
+    """One choice among the children of K prefixes per request.
 
     Attributes:
-        catalogue: that was bound when the requests were read; a search keeps it.
-        states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
-        slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
-        query_vector: (B, V). snapshot: (B,) popularity snapshot.
-        terms, term_weights: (B, G), the weights scaled so that the best item's coverage is 1.
-        covered_ahead: (B, A) coverage of the nodes that the first choice looks ahead to, scaled alike.
-        loss: () that views add to the training's; None where they add none.
-        interest: (B, I) what the users want next, of unit length; None without an interest head.
+        log_prob: (B, K', C) of the children, -inf in empty places; K' is 1 where all prefixes are one.
+        plain: the same without the copy path, where it was asked for.
+        place: (B, K) which child is taken.
     """
 
-    catalogue: Catalogue
-    states: Tensor
-    mask: Tensor
-    slot_codes: Tensor
-    copy_keys: Tensor
-    copy_bias: Tensor
-    query_vector: Tensor
-    terms: Tensor
-    term_weights: Tensor
-    covered_ahead: Tensor
-    snapshot: Tensor
-    cache: EncoderDecoderCache
-    loss: Tensor | None = None
-    interest: Tensor | None = None
+    log_prob: Tensor
+    plain: Tensor | None
+    place: Tensor
 
-    @property
-    def batch(self) -> int:
-        return len(self.states)
+    def taken(self, values: Tensor) -> Tensor:
+        """(B, K) the values (B, K', C) of what is taken."""
+        return values.expand(-1, self.place.shape[1], -1).gather(-1, self.place.unsqueeze(-1)).squeeze(-1)
 
 
 class Generator(PreTrainedModel):
@@ -462,6 +396,29 @@ class Generator(PreTrainedModel):
         mass = torch.zeros(*score.shape[:-1], size, device=score.device, dtype=score.dtype)
         return (mass.scatter_add(-1, place, (score - top).exp()) + FAINT).log() + top
 
+    def choices(
+        self, context: Context, codes: Tensor, hidden: Tensor | None = None, plain: bool = False
+    ) -> Iterator[Choice]:
+        """The l choices that lead to K given semantic IDs per request, or to prefixes of l codes.
+
+        Args:
+            codes: (B, K, l) int64. hidden: (B, K, l, D) `hidden(context, codes[..., :-1])`, where it is known already.
+            plain: whether the log-probabilities without the copy path are wanted too.
+        """
+        if hidden is None:
+            hidden = self.hidden(context, codes[..., :-1])
+        following = (context.slot_codes[..., 0] >= 0)[:, None]
+        nodes = torch.zeros_like(codes[:, :1, 0])
+        for depth, target in enumerate(context.catalogue.index.nodes(codes)):
+            state = hidden[:, :1, 0] if depth == 0 else hidden[:, :, depth]  # all begin alike
+            logit, child, code = self._plain_logits(context, depth, state, nodes)
+            spelt = logit.log_softmax(-1) if plain else None
+            if self.config.copy:
+                logit = self._with_copies(logit, code, context, depth, state, following)
+            yield Choice(logit.log_softmax(-1), spelt, target - child[..., 0])
+            following = following & (context.slot_codes[:, None, :, depth] == codes[..., depth, None])
+            nodes = target
+
     def forward(
         self,
         query_ids: Tensor,
@@ -495,20 +452,11 @@ class Generator(PreTrainedModel):
             views,
         )
         hidden = self.hidden(context, labels[:, None, :-1])
-        path = context.catalogue.index.nodes(labels)
-        nodes = torch.zeros_like(path[0])[:, None]
-        following = (slot_codes[..., 0] >= 0)[:, None]
         full, plain = [], []
-        for depth, target in enumerate(path):
-            state = hidden[:, :, depth]
-            logit, child, code = self._plain_logits(context, depth, state, nodes)
-            place = (target - child[:, 0, 0])[:, None, None]
-            if self.config.copy:
-                plain.append(logit.log_softmax(-1).gather(-1, place)[:, 0, 0])
-                logit = self._with_copies(logit, code, context, depth, state, following)
-            full.append(logit.log_softmax(-1).gather(-1, place)[:, 0, 0])
-            following = following & (slot_codes[..., depth] == labels[:, depth, None])[:, None]
-            nodes = target[:, None]
+        for choice in self.choices(context, labels[:, None], hidden, self.config.copy):
+            full.append(choice.taken(choice.log_prob)[:, 0])
+            if choice.plain is not None:
+                plain.append(choice.taken(choice.plain)[:, 0])
         log_prob = torch.stack(full, -1)
         loss = -log_prob.sum(-1).mean()
         if plain and self.training:  # held-out losses are nats per item, whatever the training adds
@@ -518,6 +466,7 @@ class Generator(PreTrainedModel):
             loss = loss + context.loss
         extra = None
         if self.training and told is not None:
+            path = context.catalogue.index.nodes(labels)
             extra = karma_losses(self, context, hidden[:, 0], labels, path, told)
             loss = loss + sum(getattr(self.config, name) * term for name, term in extra.items())
             extra = {name: term.detach() for name, term in extra.items()}

@@ -31,7 +31,7 @@ class GeneratorReader:
 
     def __init__(self, table: SidTable, builder: ContextBuilder, model: Generator) -> None:
         self.builder = builder
-        self.model = model.bind(_on_sale(table, builder)).eval()
+        self.model = model.bind(on_sale(table, builder)).eval()
         self.interest = None if model.interest is None else _interest_index(self.model)
 
     @classmethod
@@ -66,7 +66,7 @@ def _interest_index(model: Generator) -> InterestIndex:
     return InterestIndex(model.leaf_vectors(model.bound, leaves), index.items.long(), scale, share)
 
 
-def _on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
+def on_sale(table: SidTable, builder: ContextBuilder) -> Catalogue:
     """What is generated from: the items that were not removed. The others stay in histories and in the counts."""
     rows = table.on_sale
     index = PrefixIndex.build(table.codes[rows], table.order[rows])

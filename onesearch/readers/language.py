@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -124,10 +124,12 @@ def save_language(
     table: SidTable,
     writer: PromptWriter,
     weights: dict[str, torch.Tensor] | None = None,
+    normalise: Literal["children", "level"] = "level",
 ) -> None:
     """Write a trained model so that `LanguageReader.load` reads it.
 
     Args:
+        normalise: what it was trained with, see `LanguageModel`.
         weights: the model's, where they are not in it but split over processes.
     """
     with atomic_path(folder / "backbone") as path:
@@ -141,7 +143,7 @@ def save_language(
         "level_sizes": list(table.level_sizes),
         "items": len(table.codes),
         "sid": fingerprint(table, len(table.codes)),
-        "normalise": "level",
+        "normalise": normalise,
         "prompt": asdict(writer.options),
     }
     write_json(folder / "config.json", about)

@@ -49,27 +49,50 @@ def diverse_beam_search(
     state = scorer.begin()
     nodes = torch.zeros(scorer.batch, 1, dtype=torch.int64, device=scorer.device)
     scores = torch.zeros(scorer.batch, 1, device=scorer.device)
-    groups, each = 1, 1  # K = groups x each
+    groups = 1
     for level in range(index.levels):
-        log_prob, child, code = scorer.next_codes(state, level, nodes)
-        total = (scores.unsqueeze(-1) + log_prob).flatten(1)
-        if allowed is not None:
-            total = total.masked_fill(~allowed.below(level + 1, child.flatten(1)), -torch.inf)
-        width = min(prefixes if level < depth else beams, len(index.code[level]))
-        scores, best, _ = best_of(total.reshape(scorer.batch * groups, -1), width)
-        start = torch.arange(groups, device=scorer.device).view(1, groups, 1) * (each * child.shape[-1])
-        best = (best.view(scorer.batch, groups, -1) + start).flatten(1)
-        scores = scores.reshape(scorer.batch, -1)
-        parent = best // child.shape[-1]
-        nodes, code = child.flatten(1).gather(1, best), code.flatten(1).gather(1, best)
-        each = scores.shape[1] // groups
+        width = prefixes if level < depth else beams
+        state, nodes, scores = grow(scorer, state, level, nodes, scores, groups, width, allowed)
         if level + 1 == depth:
-            groups, each = scores.shape[1], 1
-        if level + 1 < index.levels:
-            state = scorer.advance(state, level, parent, code)
+            groups = scores.shape[1]
     found = _of_groups(scorer, nodes, scores, groups, k, most, allowed)
     check(found.scores)
     return found
+
+
+def grow(
+    scorer: Scorer[State],
+    state: State,
+    level: int,
+    nodes: Tensor,
+    scores: Tensor,
+    groups: int,
+    width: int,
+    allowed: Allowed | None = None,
+) -> tuple[State, Tensor, Tensor]:
+    """One step of `groups` beams a request that do not compete with each other.
+
+    Args:
+        nodes, scores: (B, groups x K) the prefixes of depth `level`, those of a beam side by side.
+        width: how many prefixes each beam keeps; of fewer, all.
+
+    Returns:
+        the state, nodes and scores (B, groups x K') of depth `level + 1`; the state of whole semantic IDs is the one
+        before their last code.
+    """
+    log_prob, child, code = scorer.next_codes(state, level, nodes)
+    each = nodes.shape[1] // groups
+    total = (scores.unsqueeze(-1) + log_prob).flatten(1)
+    if allowed is not None:
+        total = total.masked_fill(~allowed.below(level + 1, child.flatten(1)), -torch.inf)
+    scores, best, _ = best_of(total.reshape(scorer.batch * groups, -1), min(width, len(scorer.index.code[level])))
+    start = torch.arange(groups, device=scorer.device).view(1, groups, 1) * (each * child.shape[-1])
+    best = (best.view(scorer.batch, groups, -1) + start).flatten(1)
+    parent = best // child.shape[-1]
+    nodes, code = child.flatten(1).gather(1, best), code.flatten(1).gather(1, best)
+    if level + 1 < scorer.index.levels:
+        state = scorer.advance(state, level, parent, code)
+    return state, nodes, scores.reshape(scorer.batch, -1)
 
 
 def _of_groups(

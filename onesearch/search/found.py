@@ -82,12 +82,12 @@ def item_of_each(index: PrefixIndex, nodes: Tensor, alive: Tensor, share: Tensor
     return _items(index, rank, alive, allowed)
 
 
-def codes_of(index: PrefixIndex, nodes: Tensor) -> Tensor:
-    """(..., L) the codes of leaves (...)."""
+def codes_of(index: PrefixIndex, nodes: Tensor, depth: int | None = None) -> Tensor:
+    """(..., l) the codes of nodes (...) of a depth l, by default of leaves."""
     found = []
-    for depth in reversed(range(index.levels)):
-        found.append(index.code[depth][nodes].long())
-        edges = index.child[depth]
+    for level in reversed(range(index.levels if depth is None else depth)):
+        found.append(index.code[level][nodes].long())
+        edges = index.child[level]
         nodes = torch.searchsorted(edges, nodes.to(edges.dtype), right=True) - 1
     return torch.stack(found[::-1], -1)
 

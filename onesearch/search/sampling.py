@@ -10,17 +10,22 @@ replacement, and a beam of width k finds them exactly. What deviates: temperatur
 the root is 0, for the order of the leaves does not depend on it.
 
 Of a semantic ID that several allowed items share, one is drawn, each as likely.
+
+Random numbers come from a generator, or, with a key for each request, from `onesearch.search.noise`: then the draws of
+a request do not depend on the batch that it is in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor
 
 from onesearch.allowed import Allowed
 from onesearch.search.found import Found, check, check_filter, item_of_each
+from onesearch.search.noise import Random, exponentials, uniforms
 from onesearch.search.scorer import Scorer, State, rows
 
 
@@ -42,7 +47,7 @@ def sample(
     draws: int,
     temperature: float = 1.0,
     allowed: Allowed | None = None,
-    random: torch.Generator | None = None,
+    random: Random = None,
 ) -> Sampled:
     """`draws` independent draws for each request; `scores` are those of the proposal.
 
@@ -56,10 +61,11 @@ def sample(
     log_prob = proposal = torch.zeros(scorer.batch, 1, device=scorer.device)
     for depth in range(index.levels):
         step, tempered, child, code = _distribution(scorer, state, depth, nodes, temperature, allowed)
+        parent = _parents(nodes, draws)
         shape = (scorer.batch, draws, tempered.shape[-1])
-        noise = torch.empty(shape, device=scorer.device).exponential_(generator=random)
+        number = torch.arange(draws, device=scorer.device).unsqueeze(-1)
+        noise = exponentials(random, shape, scorer.device, depth, number, rows(child, parent))
         place = (tempered - noise.log()).argmax(-1)  # Gumbel noise is minus the log of exponential noise
-        parent = torch.arange(draws, device=scorer.device).clamp(max=nodes.shape[1] - 1).expand(shape[:2])
         step, tempered, nodes, code = (
             rows(one, parent).gather(-1, place.unsqueeze(-1)).squeeze(-1) for one in (step, tempered, child, code)
         )
@@ -75,7 +81,7 @@ def sample_without_replacement(
     draws: int,
     temperature: float = 1.0,
     allowed: Allowed | None = None,
-    random: torch.Generator | None = None,
+    random: Random = None,
 ) -> Sampled:
     """`draws` different semantic IDs for each request, or all if there are fewer; `scores` are the perturbed
     log-probabilities, of which the largest is 0.
@@ -85,27 +91,63 @@ def sample_without_replacement(
         FloatingPointError: the model's scores of a request, which is named, are not numbers.
     """
     _check_arguments(scorer, draws, temperature, allowed)
-    index, state = scorer.index, scorer.begin()
-    nodes = torch.zeros(scorer.batch, 1, dtype=torch.int64, device=scorer.device)
-    log_prob = proposal = perturbed = torch.zeros(scorer.batch, 1, device=scorer.device)
-    for depth in range(index.levels):
-        step, tempered, child, code = _distribution(scorer, state, depth, nodes, temperature, allowed)
-        phi = proposal.unsqueeze(-1) + tempered
-        noise = -torch.empty_like(phi).exponential_(generator=random).log()
-        value = _with_maximum(phi + noise, perturbed.unsqueeze(-1)).flatten(1)
-        perturbed, best = value.topk(min(draws, len(index.code[depth]), value.shape[1]), dim=1)
-        parent = best // child.shape[-1]
-        log_prob = (log_prob.unsqueeze(-1) + step).flatten(1).gather(1, best)
-        proposal, nodes, code = (one.flatten(1).gather(1, best) for one in (phi, child, code))
-        if depth + 1 < index.levels:
-            state = scorer.advance(state, depth, parent, code)
-    found = _sampled(scorer, nodes, perturbed, log_prob, proposal, allowed, random)
+    drawn = draw_prefixes(scorer, scorer.index.levels, draws, temperature, allowed, random)
+    found = _sampled(scorer, drawn.nodes, drawn.perturbed, drawn.log_prob, drawn.proposal, allowed, random)
     short = draws - found.items.shape[1]
     if short <= 0:
         return found
     empty = {"items": -1, "nodes": 0, "scores": -torch.inf, "log_prob": -torch.inf, "proposal": -torch.inf}
     pad = torch.nn.functional.pad
     return Sampled(**{name: pad(getattr(found, name), (0, short), value=value) for name, value in empty.items()})
+
+
+@dataclass(frozen=True)
+class Prefixes(Generic[State]):
+    """K different prefixes of one depth a request, drawn without replacement, in the order in which they were drawn.
+
+    Attributes:
+        state: of the scorer; of whole semantic IDs the one before their last code.
+        nodes: (B, K) in empty places some node. log_prob, proposal: (B, K) of the prefix in the model and in the
+            distribution that was drawn from, which is -inf in empty places. perturbed: (B, K) what ordered them.
+    """
+
+    state: State
+    nodes: Tensor
+    log_prob: Tensor
+    proposal: Tensor
+    perturbed: Tensor
+
+
+def draw_prefixes(
+    scorer: Scorer[State],
+    depth: int,
+    draws: int,
+    temperature: float = 1.0,
+    allowed: Allowed | None = None,
+    random: Random = None,
+) -> Prefixes[State]:
+    """At most `draws` different prefixes of `depth` codes for each request; see `sample_without_replacement`."""
+    index, state = scorer.index, scorer.begin()
+    nodes = torch.zeros(scorer.batch, 1, dtype=torch.int64, device=scorer.device)
+    log_prob = proposal = perturbed = torch.zeros(scorer.batch, 1, device=scorer.device)
+    for level in range(depth):
+        step, tempered, child, code = _distribution(scorer, state, level, nodes, temperature, allowed)
+        phi = proposal.unsqueeze(-1) + tempered
+        noise = -exponentials(random, tuple(phi.shape), scorer.device, level, child).log()
+        value = _with_maximum(phi + noise, perturbed.unsqueeze(-1)).flatten(1)
+        perturbed, best = value.topk(min(draws, len(index.code[level]), value.shape[1]), dim=1)
+        parent = best // child.shape[-1]
+        log_prob = (log_prob.unsqueeze(-1) + step).flatten(1).gather(1, best)
+        proposal, nodes, code = (one.flatten(1).gather(1, best) for one in (phi, child, code))
+        if level + 1 < index.levels:
+            state = scorer.advance(state, level, parent, code)
+    return Prefixes(state, nodes, log_prob, proposal, perturbed)
+
+
+def _parents(nodes: Tensor, draws: int) -> Tensor:
+    """(B, draws) the prefix (B, K) that each draw goes on from: its own, or at first the only one."""
+    place = torch.arange(draws, device=nodes.device).clamp(max=nodes.shape[1] - 1)
+    return place.expand(len(nodes), draws)
 
 
 def _check_arguments(scorer: Scorer[State], draws: int, temperature: float, allowed: Allowed | None) -> None:
@@ -145,11 +187,12 @@ def _sampled(
     log_prob: Tensor,
     proposal: Tensor,
     allowed: Allowed | None,
-    random: torch.Generator | None,
+    random: Random,
 ) -> Sampled:
     check(scores)
     empty = proposal == -torch.inf
-    share = torch.rand(nodes.shape, generator=random, device=scorer.device)
+    place = torch.arange(nodes.shape[1], device=scorer.device)
+    share = uniforms(random, tuple(nodes.shape), scorer.device, scorer.index.levels, place)
     return Sampled(
         items=item_of_each(scorer.index, nodes, ~empty, share, allowed),
         scores=scores.masked_fill(empty, -torch.inf),

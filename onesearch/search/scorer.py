@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from onesearch.model.generator import Context, Generator
+from onesearch.model.context import Context
+from onesearch.model.generator import Generator
 from onesearch.model.language import Beams, LanguageModel, Prompt
 from onesearch.prefix import PrefixIndex
 from onesearch.search.interest import Wanted

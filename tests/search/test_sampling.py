@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from language_models import padded
 from reference import EXACT, Case, cases, made
 from torch import Tensor
 
-from onesearch.search import sample, sample_without_replacement
+from onesearch.search import LanguageScorer, sample, sample_without_replacement
 
 DRAWS = 20_000
 
@@ -65,10 +66,12 @@ def test_the_reported_probabilities_are_those_of_the_items(
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
+@pytest.mark.parametrize("keyed", [False, True])
 @pytest.mark.parametrize(("temperature", "filtered"), [(1.0, False), (1.0, True), (0.5, False), (2.0, True)])
-def test_frequencies_are_the_probabilities(family: str, temperature: float, filtered: bool) -> None:
+def test_frequencies_are_the_probabilities(family: str, keyed: bool, temperature: float, filtered: bool) -> None:
     case = made(5, 25, (4, 5, 6), family, filtered=filtered)
-    found = sample(case.scorer, DRAWS, temperature, case.allowed, torch.Generator().manual_seed(1))
+    random = torch.arange(len(case.prompts)) if keyed else torch.Generator().manual_seed(1)
+    found = sample(case.scorer, DRAWS, temperature, case.allowed, random)
     expected = proposal(case, temperature).exp()
     if temperature == 1 and not filtered:
         torch.testing.assert_close(expected.float(), case.log_prob().sum(-1).exp(), atol=1e-5, rtol=1e-3)
@@ -77,16 +80,18 @@ def test_frequencies_are_the_probabilities(family: str, temperature: float, filt
         wanted = (expected[request] / same.sum(1)).where(case.mask[request], 0.0)  # as likely as the others of its ID
         counted = torch.bincount(found.items[request].clamp(min=0), minlength=len(case.codes))
         spread = (DRAWS * wanted * (1 - wanted)).sqrt()
-        assert ((counted - DRAWS * wanted).abs() <= 5 * spread + 1e-6).all()
+        assert ((counted - DRAWS * wanted).abs() <= 5 * spread + 1).all()
 
 
-def test_without_replacement_every_order_is_as_likely_as_drawing_one_after_the_other() -> None:
+@pytest.mark.parametrize("keyed", [False, True])
+def test_without_replacement_every_order_is_as_likely_as_drawing_one_after_the_other(keyed: bool) -> None:
     """P(first i, then j, then k) = p_i x p_j / (1 - p_i) x p_k / (1 - p_i - p_j), for each of 5 x 4 x 3 orders."""
     case = made(1, 5, (2, 3), "llama", normalise="children", unique=True)
     chance = case.log_prob().sum(-1).exp().double()[0]
     trials, counts = 3000, dict.fromkeys(itertools.permutations(range(5), 3), 0)
-    random = torch.Generator().manual_seed(2)
-    for _ in range(trials):
+    generator = torch.Generator().manual_seed(2)
+    for trial in range(trials):
+        random = torch.arange(trial, trial + len(case.prompts) * trials, trials) if keyed else generator
         counts[tuple(sample_without_replacement(case.scorer, 3, random=random).items[0].tolist())] += 1
     for order, counted in counts.items():
         left, wanted = 1.0, 1.0
@@ -110,3 +115,15 @@ def test_a_temperature_that_is_none(draw: Any, temperature: float) -> None:
     case = made(5, 25, (4, 5, 6), "llama")
     with pytest.raises(ValueError, match="temperature"):
         draw(case.scorer, 3, temperature)
+
+
+@pytest.mark.parametrize("draw", [sample, sample_without_replacement])
+def test_with_keys_the_draws_of_a_request_do_not_depend_on_the_batch(draw: Any) -> None:
+    case = made(5, 40, (4, 5, 6), "llama")
+    keys = torch.tensor([5, 6, 7])
+    whole = draw(case.scorer, 8, random=keys)
+    for row in range(len(keys)):
+        read = case.language.read(*padded(case.prompts[row : row + 1], "left"))
+        alone = draw(LanguageScorer(case.language, read, case.scorer.index), 8, random=keys[row : row + 1])
+        assert torch.equal(alone.items[0], whole.items[row])
+    assert not torch.equal(draw(case.scorer, 8, random=keys + 100).items, whole.items)

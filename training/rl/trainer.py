@@ -1,0 +1,249 @@
+"""The loop of the GRPO family: roll out, reward, move the policy. Its script, `training/grpo.py`, says more."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from onesearch.corpus import Requests
+from training.batches import Events
+from training.karma import Told
+from training.rl import advantages, losses
+from training.rl.aligned import AlignmentTrainer, moved
+from training.rl.lists import ListWeights, reward_lists
+from training.rl.logged import LoggedLists, examination, inverse_propensity
+from training.rl.options import GrpoArguments, PolicyArguments
+from training.rl.policies import GeneratorPolicy, LanguagePolicy
+from training.rl.rewards import Rewards
+from training.rl.rollouts import LISTED, Rolling, Rollout, roll_out
+
+log = logging.getLogger(__name__)
+
+
+class RepeatedBatches(Sampler[int]):
+    """Batches of events in a random order, each of them `times` in a row; the same for any number of processes.
+
+    Args:
+        batch: events a step, over all processes and accumulated gradients.
+    """
+
+    def __init__(self, events: int, batch: int, times: int, seed: int) -> None:
+        self.events, self.batch, self.times, self.seed, self.epoch = events, batch, times, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.events // self.batch * self.batch * self.times
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.events)
+        for start in range(0, self.events // self.batch * self.batch, self.batch):
+            for _ in range(self.times):
+                yield from order[start : start + self.batch].tolist()
+
+
+@dataclass
+class Kept:
+    """A rollout with what it earned, as long as it is learnt from."""
+
+    requests: Requests
+    rollout: Rollout
+    advantages: Tensor
+    gates: Tensor | None
+    reference: Tensor | None
+    old: Tensor | None = None
+
+
+class GrpoTrainer(AlignmentTrainer):
+    """Rolls out, rewards, and moves the policy; see the module."""
+
+    def __init__(
+        self,
+        *arguments: Any,
+        options: PolicyArguments,
+        rewards: Rewards,
+        reference: GeneratorPolicy | LanguagePolicy | None = None,
+        told: Told | None = None,
+        logged: LoggedLists | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(*arguments, valid_beams=options.valid_beams, **more)
+        self.options, self.rewards, self.reference, self.told, self.logged = options, rewards, reference, told, logged
+        self.rolling = rolling(options, self.args)
+        self._kept: list[Kept] = []
+        self._step = 0  # within an update, where gradients accumulate
+        self._first_entropy: float | None = None
+
+    # the loop's parts, in the order of a step
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        args, more = self.args, self.options
+        place = self._step % args.gradient_accumulation_steps
+        if self.state.global_step % args.num_iterations == 0:
+            self._kept[place:] = [self.rolled(inputs["event"].cpu().numpy())]
+        self._step += 1
+        kept = self._kept[place]
+        rollout, device = kept.rollout, args.device
+        labels = told = None
+        if more.sft or more.karma:
+            labels = torch.from_numpy(self.retriever.table.codes[kept.requests.target].astype(np.int64)).to(device)
+            told = None if self.told is None else moved(self.told(kept.requests.event), device)
+        words = {"words": True} if rollout.words else {}
+        said = model(inputs=moved(rollout.inputs, device), codes=rollout.codes, labels=labels, told=told, **words)
+        log_prob = said["log_prob"]
+        if kept.old is None:
+            kept.old = log_prob.detach()
+        ratio = (log_prob - kept.old).exp()
+        extra = None
+        if kept.reference is not None:
+            apart = losses.divergence(log_prob, kept.reference, ratio if args.use_bias_correction_kl else None)
+            extra = args.beta * apart
+            self.note("kl", apart[rollout.used])
+        loss = losses.policy_loss(
+            log_prob,
+            kept.old,
+            kept.advantages,
+            rollout.used,
+            loss_type=args.loss_type,
+            epsilon=args.epsilon,
+            epsilon_high=args.epsilon_high,
+            delta=args.delta,
+            early=more.early,
+            importance_sampling_level=args.importance_sampling_level,
+            gates=kept.gates,
+            extra=extra,
+        )
+        terms = said["terms"]
+        if more.sft:
+            loss = loss + more.sft * terms["sft"]
+        if more.karma and told is not None:
+            config = self.policy.model.config
+            karma = sum(getattr(config, name) * one for name, one in terms.items() if name != "sft")
+            loss = loss + more.karma * karma
+        for name, term in terms.items():
+            self.note(name, term)
+        self.note("entropy", said["entropy"][rollout.used])
+        self.note("ratio", ratio[rollout.used])
+        return (loss, said) if return_outputs else loss
+
+    def rolled(self, events: NDArray[np.int64]) -> Kept:
+        """Answers of the policy to the searches behind events, and what they earned."""
+        args, more, policy = self.args, self.options, self.policy
+        requests = Requests.of(self.retriever.corpus, events)
+        training = policy.training
+        policy.eval()
+        shown = None
+        if self.logged is None:
+            rollout = roll_out(policy, requests, self.rolling, args.seed, self.state.global_step)
+        else:
+            shown = self.logged(events)
+            codes = torch.from_numpy(self.retriever.table.codes[shown.items].astype(np.int64)).to(args.device)
+            used = torch.from_numpy(shown.items >= 0).to(args.device).unsqueeze(-1).expand(codes.shape)
+            rollout = Rollout(policy.encode(requests), codes, used.clone(), shown.items)
+        if more.rollout in LISTED:
+            weights = ListWeights(wanted=max(more.keyword_tokens // 2, 1))
+            end = policy.reader.writer.words.tokenizer.eos_token_id if isinstance(policy, LanguagePolicy) else None
+            total, each = reward_lists(rollout, requests, self.rewards, weights, end)
+        else:
+            earned = self.rewards(requests, rollout.items)
+            total, each = torch.from_numpy(earned.total), earned.each
+        if shown is not None and more.propensity != "none":
+            chance = examination(shown.ranks, more.propensity_eta)
+            total = total * torch.from_numpy(inverse_propensity(chance, more.propensity_clip).astype(np.float32))
+        total = total.to(rollout.codes.device)
+        spread = advantages.deviation(total, rollout.there)
+        self.note("frac_reward_zero_std", (spread <= 1e-8).float())
+        self.note("reward", total[rollout.there])
+        self.note("reward_std", spread)
+        for name, one in each.items():
+            self.note(f"rewards/{name}/mean", torch.from_numpy(one))
+        gates = None
+        if args.scale_rewards == "batch":
+            everybody = self.accelerator.gather(total)
+            advantage = advantages.group(total, rollout.there, "none") / (everybody.std() + advantages.SPREAD)
+        else:
+            advantage = advantages.group(total, rollout.there, args.scale_rewards)
+        if more.advantage != "group":
+            truths = torch.from_numpy(self.retriever.table.codes[requests.target].astype(np.int64))[:, None]
+            found = advantages.position_aware(
+                rollout.codes,
+                truths.to(rollout.codes.device),
+                rollout.there,
+                more.position_weights,
+                more.advantage == "prefix",
+            )
+            advantage, gates = found.advantages + more.group_weight * advantage.unsqueeze(-1), found.gates
+        chosen = self._with_signal(spread, len(events) // more.dynamic_sampling)
+        if chosen is not None:
+            requests, rollout = requests.take(chosen.cpu().numpy()), _rows(rollout, chosen)
+            advantage, gates = advantage[chosen], None if gates is None else gates[chosen]
+        reference = None
+        if self.reference is not None:
+            words = {"words": True} if rollout.words else {}
+            with torch.no_grad():
+                reference = self.reference(moved(rollout.inputs, args.device), rollout.codes, **words)["log_prob"]
+        policy.train(training)
+        return Kept(requests, rollout, advantage, gates, reference)
+
+    def _with_signal(self, spread: Tensor, number: int) -> Tensor | None:
+        """DAPO's dynamic sampling: (number,) the groups to learn from, those with different rewards first."""
+        if self.options.dynamic_sampling == 1:
+            return None
+        return (spread <= 1e-8).int().argsort(stable=True)[:number].sort().values
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        entropy = self._seen["entropy"][-1]
+        if self._first_entropy is None:
+            self._first_entropy = entropy
+        if entropy < self.options.entropy_floor * self._first_entropy:
+            told = (
+                "the policy collapses: a choice has %.3f nats, it began with %.3f; stopping, the best weights are kept"
+            )
+            log.warning(told, entropy, self._first_entropy)
+            self.control.should_training_stop = True
+        return loss
+
+    def _get_train_sampler(self, train_dataset: Events | None = None) -> Sampler[int]:
+        args = self.args
+        whole = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return RepeatedBatches(len(train_dataset or self.train_dataset), whole, args.num_iterations, args.seed)
+
+
+def rolling(options: PolicyArguments, args: GrpoArguments) -> Rolling:
+    """How to roll out, of the options."""
+    return Rolling(
+        kind=options.rollout,
+        group=args.num_generations,
+        temperature=args.temperature,
+        beams=options.beams,
+        length=options.list_length,
+        depth=options.list_depth,
+        follow=options.list_follow,
+        words=options.keyword_tokens,
+    )
+
+
+def _rows(rollout: Rollout, rows: Tensor) -> Rollout:
+    """Some of the requests of a rollout."""
+    inputs = {
+        name: {key: one[rows] for key, one in value.items()} if isinstance(value, dict) else value[rows]
+        for name, value in rollout.inputs.items()
+    }
+    return dataclasses.replace(
+        rollout,
+        inputs=inputs,
+        codes=rollout.codes[rows],
+        used=rollout.used[rows],
+        items=rollout.items[rows.cpu().numpy()],
+    )
