@@ -338,6 +338,7 @@ def train(options: RewardArguments, args: RewardTrainingArguments, progress: Pro
         trainer.log({name: value for name, value in values.items() if isinstance(value, float)})
         batches.features.builder.save(target)
         network.save_pretrained(target)
+        write_json(target / "lists.json", {**options.numbers(), "shown": options.shown, "seed": args.seed})
         write_json(target / "valid.json", values)
         write_json(target / "log_history.json", trainer.state.log_history)
         clear_checkpoints(Path(str(args.output_dir)))

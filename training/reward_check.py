@@ -130,10 +130,8 @@ def summary(network: RewardNetwork, before: Outcomes, after: Outcomes) -> dict[s
 
 def summary_table(values: dict[str, Any]) -> Table:
     """The figures for people."""
-    table = Table(
-        f"{values['lists']:,} held-out lists", "rate", "AUC", "gAUC", "gAUC by user", "ECE", "calibrated", "PCOC",
-        "calibrated", box=SIMPLE_HEAD,
-    )  # fmt: skip
+    columns = ("", "rate", "AUC", "gAUC", "by user", "ECE", "then", "PCOC", "then")
+    table = Table(*columns, box=SIMPLE_HEAD, title=f"{values['lists']:,} held-out lists; calibrated, “then”")
     for head in HEADS[:3]:
         names = ("rate", "auc", "gauc", "user_gauc", "ece", "ece_calibrated", "pcoc", "pcoc_calibrated")
         table.add_row(head, *(f"{values[f'{head}_{name}']:.4f}" for name in names))
