@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 ROWS: Final = ("scratch", "pretrained", "frozen")
 SETTINGS: Final = ("items alone", "everything")
-TYPES: Final = {"widths": Sequence[int], "pretrain": dict, "train": dict, "seed": int}
+TYPES: Final = {"widths": Sequence[int], "settings": Sequence[str], "pretrain": dict, "train": dict, "seed": int}
 BLOCK: Final = 512
 
 
@@ -129,6 +129,7 @@ def compare(folder: Path, config: dict[str, Any], say: Any = log.info) -> dict[s
     material = reward.gather(options, seed)
     everything = Kept.of(material)
     settings = {"items alone": everything.alone(), "everything": everything}
+    settings = {name: settings[name] for name in config.get("settings", SETTINGS)}
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         for width in config["widths"]:
@@ -211,6 +212,9 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in TYPES:
             raise UserError("unknown option", place=path, value=name, remedy=f"known: {', '.join(TYPES)}")
         check_value(value, TYPES[name], f"{path}: {name}")
+    for name in config.get("settings", SETTINGS):
+        if name not in SETTINGS:
+            raise UserError("unknown setting", place=path, value=name, remedy=f"known: {', '.join(SETTINGS)}")
     if not config.get("widths"):
         raise UserError("nothing to compare", place=path, remedy="give `widths`")
     return config

@@ -39,6 +39,7 @@ from onesearch.reward.fusion import HEADS, DirichletPolicy
 from onesearch.reward.levels import LEVELS
 from onesearch.reward.model import raw_logits
 from onesearch.run import Run
+from training.beams import generated
 from training.grade import GradeSettings, collapse, learn_policy
 from training.launch import fail
 from training.lists import CandidateLists, learnt_events
@@ -63,19 +64,19 @@ def evaluate(run: Run, stage: str = "reward", size: int = 4000, fit_size: int = 
     model = RewardModel.load(run, stage)
     corpus, split = model.corpus, make_split(model.corpus, run.settings.split)
     made = read_json(run.folder / "models" / stage / "lists.json")
-    seed, shown = made.pop("seed"), made.pop("shown")
-    if made["beam"]:
-        made["beam"] = 0  # the same lists whether or not the generator's answers were learnt from
+    seed, shown, generator = (made.pop(name) for name in ("seed", "shown", "generator"))
     interactions = Interactions.of(corpus)
-    lists = CandidateLists(corpus, split == TRAIN, interactions, made, shown, seed)
     events = learnt_events(corpus)
     valid = sampled(events[split[events] == VALID], fit_size, seed)
     fit_events = valid[corpus.user[valid] % 2 == 0]
     test_events = sampled(events[split[events] == TEST], size, seed)
     if not len(fit_events) or not len(test_events):
         raise UserError("no held-out searches", place=run.folder / "corpus", remedy="the log needs more events")
+    asked = np.concatenate([fit_events, test_events])
+    beams = generated(run, corpus, asked, made["beam"], generator) if made["beam"] else None
+    lists = CandidateLists(corpus, split == TRAIN, interactions, made, shown, seed, beams)
     judged = Judged([], np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float32))
-    batches = RewardBatches(model.features, lists, interactions, judged, np.concatenate([fit_events, test_events]))
+    batches = RewardBatches(model.features, lists, interactions, judged, asked)
     fit, test = (judged_lists(model.network, batches, some) for some in (fit_events, test_events))
     draws = Bootstrap(test.user, seed=seed)
     report: dict[str, Any] = {"stage": stage, "lists": len(test.items), "rows": int(test.there.sum())}

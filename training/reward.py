@@ -41,6 +41,7 @@ from onesearch.reward.model import RewardConfig, RewardNetwork
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training.batches import Events, SimilarLengths
+from training.beams import generated
 from training.grade import learn_policy
 from training.launch import (
     UNNAMED,
@@ -199,8 +200,6 @@ def gather(options: RewardArguments, seed: int) -> Material:
         numbers = dict.fromkeys(DRAWN, 0) | {"random": options.random}
     beams = None
     if numbers["beam"]:
-        from training.beams import generated  # reads a generator
-
         asked = np.concatenate([sampled(events, options.beam_requests, seed), held_out])
         beams = generated(run, corpus, asked, options.beam, options.generator)
     lists = CandidateLists(corpus, training, interactions, numbers, options.shown, seed, beams)
@@ -338,7 +337,8 @@ def train(options: RewardArguments, args: RewardTrainingArguments, progress: Pro
         trainer.log({name: value for name, value in values.items() if isinstance(value, float)})
         batches.features.builder.save(target)
         network.save_pretrained(target)
-        write_json(target / "lists.json", {**options.numbers(), "shown": options.shown, "seed": args.seed})
+        made = {**material.batches.lists.numbers, "shown": options.shown, "generator": options.generator}
+        write_json(target / "lists.json", {**made, "seed": args.seed})
         write_json(target / "valid.json", values)
         write_json(target / "log_history.json", trainer.state.log_history)
         clear_checkpoints(Path(str(args.output_dir)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from made_up import write_yaml
 from reward_shows import random_shows, write_shows
 from safetensors.numpy import load_file
 
+from eval.reward import main as evaluate
 from eval.scorers_reward import RewardScorer
 from onesearch.corpus import TEST, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.errors import UserError
@@ -72,7 +74,7 @@ def judged_run(quantized_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "held-out lists" in done.stdout
+    assert "held-out lists; calibrated" in done.stdout
     return folder
 
 
@@ -239,3 +241,19 @@ def test_help_lists_our_options_and_those_of_the_trainer(capsys: pytest.CaptureF
 def test_corpus_is_read_once_where_it_is_given(judged_run: Path) -> None:
     corpus = Corpus.load(judged_run / "corpus")
     assert RewardModel.load(judged_run, corpus=corpus).corpus is corpus
+
+
+def test_the_evaluation_measures_the_model_on_lists_of_test_searches(
+    judged_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(["--run", str(judged_run), "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report == read_json(judged_run / "eval/reward.json")
+    both = report["order"]["both"]["auc"]
+    assert both["low"] < both["mean"] < both["high"] and both["mean"] > 0.7
+    ways = report["calibration"]
+    assert ways["monotone"]["both"]["auc"] == ways["none"]["both"]["auc"] != ways["field"]["both"]["auc"]
+    fusion = report["fusion"]
+    assert fusion["fixed, chosen on validation"]["difference"] == {"mean": 0, "low": 0, "high": 0}
+    assert fusion["policy without the format rule"]["largest_weight"] > 0.25
+    assert report["levels"]["2.0"]["both"] > report["levels"]["0.0"]["both"]
