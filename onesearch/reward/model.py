@@ -37,7 +37,7 @@ class RewardConfig(PreTrainedConfig):
         width: of the towers. heads: of the attention to the history. dropout: before the heads.
         text_vocabulary: tokens of the queries.
         level_sizes: codes per level of a semantic ID.
-        query: width of what is known of a query and the user's taste beside the tokens.
+        query: width of a query's text vector. taste: of the two taste vectors that follow it.
         content: width of what is known of an item by itself.
         slot_features: numbers that describe a history slot. cross: cross features, of which the first `text` are
             those of the texts.
@@ -59,6 +59,7 @@ class RewardConfig(PreTrainedConfig):
     text_vocabulary: int = 512
     level_sizes: list[int] | tuple[int, ...] = (256, 256, 256)
     query: int = 128
+    taste: int = 256
     content: int = 129
     slot_features: int = 14
     cross: int = 35
@@ -102,12 +103,12 @@ class RewardNetwork(PreTrainedModel):
         self.own_map = nn.Linear(config.item_width, width, bias=False) if config.items else None
         self.content = nn.Linear(config.content, width)
         self.item = _Tower(width, width)
-        self.query = _Tower(config.query + width, width)
+        self.query = _Tower(config.query + width, width)  # nothing of the user: relevance reads it
         self.slot = nn.Linear(config.slot_features, width)
         self.keys, self.values = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.asks = nn.Linear(2 * width, width, bias=False)
         self.nothing = nn.Parameter(torch.zeros(2, 1, width))
-        self.user = _Tower(config.query + 2 * width, width)
+        self.user = _Tower(config.query + config.taste + 2 * width, width)
         self.views = Views(config.views, width) if config.views else None
         # of the features that a training begins with
         self.register_buffer("cross_mean", torch.zeros(config.cross))
@@ -196,7 +197,7 @@ class RewardNetwork(PreTrainedModel):
 
         Args:
             items: (B, K) int64, -1 in empty places. cross: (B, K, F).
-            query_ids, query_mask: (B, T). query_vector: (B, query).
+            query_ids, query_mask: (B, T). query_vector: (B, query + taste).
             slot_items: (B, H) int64, -1 in empty places. slot_features: (B, H, slot_features).
             views: tensors of the views by name.
             labels: (B, K, 3) click, both and relevance, from 0 to 1.
@@ -207,7 +208,7 @@ class RewardNetwork(PreTrainedModel):
         slot = slot + self.slot(slot_features.to(item.dtype))
         mask = query_mask.unsqueeze(-1).to(item.dtype)
         asked = (self.words(query_ids) * mask).sum(1) / mask.sum(1).clamp(min=1)
-        query = self.query(torch.cat([query_vector, asked], -1))
+        query = self.query(torch.cat([query_vector[:, : self.config.query], asked], -1))
         user = self._user(query_vector, slot, filled, asked, views)
         attended = self._attend(item, query, slot, filled)
         scaled = (cross - self.cross_mean) / self.cross_scale

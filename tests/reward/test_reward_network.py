@@ -16,7 +16,15 @@ ITEMS, CONTENT = 9, 5
 
 def network(**options: Any) -> RewardNetwork:
     torch.manual_seed(0)
-    sizes = {"width": 16, "heads": 2, "text_vocabulary": 12, "level_sizes": [3, 3], "query": 6, "content": CONTENT}
+    sizes = {
+        "width": 16,
+        "heads": 2,
+        "text_vocabulary": 12,
+        "level_sizes": [3, 3],
+        "query": 4,
+        "taste": 2,
+        "content": CONTENT,
+    }
     made = RewardNetwork(RewardConfig(**sizes, slot_features=4, cross=7, **options))
     codes = torch.from_numpy(np.column_stack([np.arange(ITEMS) // 3, np.arange(ITEMS) % 3]))
     return made.bind(torch.randn(ITEMS, CONTENT), codes)
