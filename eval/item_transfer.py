@@ -42,6 +42,7 @@ from training.launch import fail
 from training.lists import Ints
 from training.reward_batches import Judged
 from training.reward_check import auc
+from training.reward_material import Material, gather, new_network
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Kept:
     judged: Judged
 
     @classmethod
-    def of(cls, material: reward.Material) -> Kept:
+    def of(cls, material: Material) -> Kept:
         """The lists of the material's training and check events."""
         events = np.concatenate([material.events, material.check])
         parts = [material.batches([*map(int, events[start : start + BLOCK])]) for start in range(0, len(events), BLOCK)]
@@ -126,7 +127,7 @@ def compare(folder: Path, config: dict[str, Any], say: Any = log.info) -> dict[s
     options, _ = reward.parse(base + _arguments(config.get("train", {})))
     if options.views:
         raise UserError("views are not compared here", place="views", value=options.views, remedy="leave them out")
-    material = reward.gather(options, seed)
+    material = gather(options, seed)
     everything = Kept.of(material)
     settings = {"items alone": everything.alone(), "everything": everything}
     settings = {name: settings[name] for name in config.get("settings", SETTINGS)}
@@ -154,7 +155,7 @@ def compare(folder: Path, config: dict[str, Any], say: Any = log.info) -> dict[s
 def _trained(
     config: dict[str, Any],
     base: list[str],
-    material: reward.Material,
+    material: Material,
     width: int,
     row: str,
     setting: str,
@@ -168,7 +169,7 @@ def _trained(
     more |= {"output_dir": where, "save_strategy": "no", "eval_strategy": "no"}
     options, args = reward.parse([*base, *_arguments(more)])
     transformers.set_seed(args.seed)
-    network = reward.new_network(options, material, None if row == "scratch" else items)
+    network = new_network(options, material, None if row == "scratch" else items)
     if setting == "items alone":
         network.bind(*(torch.zeros_like(one) for one in network.bound))
     table = network.own

@@ -43,10 +43,10 @@ from training.beams import generated
 from training.grade import GradeSettings, collapse, learn_policy
 from training.launch import fail
 from training.lists import CandidateLists, learnt_events
-from training.reward import sampled
 from training.reward_batches import Judged, RewardBatches
 from training.reward_check import Outcomes, informative, judged_lists, ndcg_of_lists
 from training.reward_fit import calibrate, choose_weights
+from training.reward_material import sampled
 
 LEARNT: Final = ("click", "both")
 """Heads whose calibration is reported; a conversion is asked for few rows, and is the ratio of both."""
