@@ -13,7 +13,6 @@ the model with its calibrators and weights.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -51,8 +50,6 @@ from training.reward_check import judged_lists, summary, summary_table
 from training.reward_fit import calibrate, choose_weights
 from training.reward_material import Material, gather, new_network, pretrained_items
 from training.reward_options import RewardArguments, RewardTrainingArguments
-
-log = logging.getLogger(__name__)
 
 
 class RewardTrainer(Guarded):
