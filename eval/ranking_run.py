@@ -27,12 +27,14 @@ from eval.ranked_lists import ALL, PARTS, RankedLists, from_impressions, from_un
 from eval.ranking_report import Measured, Scored, measure
 from eval.recall import CONTENT
 from eval.scorers import GeneratorScores, scores_of
+from eval.scorers_reward import GIVEN, RewardScorer
 from onesearch.context.sequence import ItemContent
 from onesearch.corpus import TRAIN, Corpus, Requests, make_split, sample_requests
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.retriever import Retriever
+from onesearch.reward import RewardModel
 from onesearch.run import Run
 from onesearch.semantic_ids import item_vectors
 
@@ -47,6 +49,9 @@ AGAINST: Final = ("cascade", "sasrec", "popularity")
 QUERY_BASELINES: Final = (PopularitySystem.name, BM25.name, Dense.name, OwnHistory.name, Cascade.name)
 LOG_BASELINES: Final = (PopularitySystem.name, SASRec.name)
 """For a log with and without queries."""
+
+REWARD: Final = "reward"
+"""The stage of the reward model."""
 
 Named = TypeVar("Named", GeneratorScores, GeneratorSystem)
 FIELDS: Final = ("category", "brand")
@@ -97,11 +102,12 @@ class Bench:
         self.split = make_split(self.corpus, self.run.settings.split)
         self.impressions = _impressions(self.corpus, options)
         self._systems: list[Any] | None = None
-        self._own = [
+        self._own: list[Scorer] = [
             _named(one, stage, len(options.stage) > 1)
             for stage, retriever in self._retrievers.items()
             for one in GeneratorScores.all(retriever, one_answer=not self.impressions)
         ]
+        self._own += _reward_scorers(self.run, self.corpus)
         if options.part in ("train", ALL):
             self.notes.append(
                 "the scorers have learnt from these very searches: the figures do not say how good they are"
@@ -204,6 +210,14 @@ def rank_run(folder: Path, options: Options) -> Ranking:
     }
     users = bench.corpus.users["user_id"].gather(lists.user).to_list()
     return Ranking(lists, scored, measured, report, users)
+
+
+def _reward_scorers(run: Run, corpus: Corpus) -> list[Scorer]:
+    """The reward model of the run, if there is one: its reward, and each of its heads."""
+    if not (run.folder / "models" / REWARD / "model.safetensors").exists():
+        return []
+    model = RewardModel.load(run, REWARD, corpus)
+    return [RewardScorer(model, given) for given in GIVEN]
 
 
 def _named(one: Named, stage: str, several: bool) -> Named:

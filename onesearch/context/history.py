@@ -39,6 +39,9 @@ FEATURES = (
 
 COMPARED = FEATURES[-5:]
 
+HABIT = FEATURES[2:7]
+"""What is known of a user and an item whatever the query."""
+
 FIT_SHARPNESS = 8
 """Exponent of `fit` where slots are compared: half the coverage is no fit."""
 
@@ -113,7 +116,7 @@ class HistorySelector:
         edges = np.searchsorted(row, np.arange(total + 1))
         bought = sparse.csr_matrix((np.ones(len(item), np.float32), item, edges), (total, len(self.taste)))
         relevance = queries.cosine(row, self.texts, item)
-        days = self._days(requests.time[row], event)
+        days = self.days(requests.time[row], event)
         count = self._nth[event] + np.float32(1)
         habit = 0.08 * np.log(count) - 0.02 * np.log1p(days)
         # Coverage costs more than a cosine, so only the likelier purchases are asked for it.
@@ -125,7 +128,7 @@ class HistorySelector:
         else:
             kept = _best(row[near], (relevance + habit)[near] + 2 * coverage, self.slots)
         coverage, near = coverage[kept], near[kept]
-        row, event, relevance, days, count = row[near], event[near], relevance[near], days[near], count[near]
+        row, event, relevance, days = row[near], event[near], relevance[near], days[near]
         place = np.arange(len(row)) - np.searchsorted(row, row)
 
         slots = HistorySlots(
@@ -136,22 +139,7 @@ class HistorySelector:
         )
         slots.item[row, place] = corpus.item[event]
         slots.event[row, place] = event
-        lately, lastingly = (
-            decayed[event] * np.exp2(-days / half_life)
-            for decayed, half_life in zip(self._decayed, HALF_LIVES, strict=True)
-        )
-        slots.features[row, place, : -len(COMPARED)] = np.stack(
-            [
-                relevance,
-                coverage,
-                np.log(count),
-                np.log1p(lately),
-                np.log1p(lastingly),
-                np.log1p(days) / 4,
-                np.log1p(days * lastingly) / 4,
-            ],
-            axis=-1,
-        )
+        slots.features[row, place, : -len(COMPARED)] = np.column_stack([relevance, coverage, self.habit(event, days)])
         closeness = _closeness(slots)
         past = requests.history_end - requests.history_start
         slots.features[..., -len(COMPARED) :] = _compared(slots, closeness, past)
@@ -159,7 +147,17 @@ class HistorySelector:
         slots.taste[:, 1] = unit_rows((closeness[:, None] @ self.taste[slots.item])[:, 0])
         return slots
 
-    def _days(self, now: NDArray[np.int64], event: NDArray[np.int64]) -> NDArray[np.float32]:
+    def habit(self, event: NDArray[np.int64], days: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(P, 5) how a user has taken to an item, as of its last event `days` (P,) before now: `HABIT`."""
+        lately, lastingly = (
+            decayed[event] * np.exp2(-days / half_life)
+            for decayed, half_life in zip(self._decayed, HALF_LIVES, strict=True)
+        )
+        count = self._nth[event] + np.float32(1)
+        habit = [np.log(count), np.log1p(lately), np.log1p(lastingly), np.log1p(days) / 4]
+        return np.stack([*habit, np.log1p(days * lastingly) / 4], axis=-1).astype(np.float32)
+
+    def days(self, now: NDArray[np.int64], event: NDArray[np.int64]) -> NDArray[np.float32]:
         """Days since the event; where the log has no clock, places in the user's history stand for days."""
         unit = DAY if self.corpus.has_clock else 1
         return (np.maximum(now - self.corpus.time[event], 0) / np.float32(unit)).astype(np.float32)
