@@ -33,7 +33,7 @@ from onesearch.corpus import TRAIN
 from onesearch.errors import UserError
 from onesearch.run import Run
 from training.karma import Told
-from training.launch import Progress, check_processes, enough_memory, fail, held, parse_options
+from training.launch import Progress, parse_options, run_script
 from training.rl.logged import LoggedLists
 from training.rl.options import LOG, GrpoArguments, PolicyArguments, check
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
@@ -108,14 +108,7 @@ def parse(arguments: list[str] | None = None) -> tuple[PolicyArguments, GrpoArgu
 
 def main() -> None:
     """The entry point of `accelerate launch training/grpo.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(options.run)), enough_memory():
-            train(options, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    run_script(parse, train)
 
 
 if __name__ == "__main__":

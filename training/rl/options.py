@@ -6,10 +6,8 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Final, get_args
 
-import torch
-from transformers import TrainingArguments
-
 from onesearch.errors import UserError
+from training.launch import ScriptArguments
 from training.rl import advantages, losses
 from training.rl.rollouts import DISTINCT, KINDS, LISTED
 
@@ -78,10 +76,9 @@ class PolicyArguments:
 
 
 @dataclass
-class GrpoArguments(TrainingArguments):
+class GrpoArguments(ScriptArguments):
     """`transformers.TrainingArguments` with defaults for alignment, and the options of `trl.GRPOConfig`."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
     num_generations: int = field(default=16, metadata={"help": "Samples of each search."})
     temperature: float = field(default=1.0, metadata={"help": "Of sampling, and of the policy that learns."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the reference."})
@@ -102,18 +99,8 @@ class GrpoArguments(TrainingArguments):
     lr_scheduler_type: str = "constant_with_warmup"
     logging_steps: float = 5
     save_steps: float = 50
-    save_total_limit: int | None = 1
-    eval_strategy: str = "steps"
     eval_steps: float | None = 15
     eval_on_start: bool = True
-    report_to: str = "none"
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
-    )
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = torch.cuda.is_available()
 
 
 def check(options: PolicyArguments, args: GrpoArguments) -> None:
