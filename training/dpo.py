@@ -157,7 +157,8 @@ def train(options: PreferenceArguments, args: DpoArguments, progress: Progress |
     start = begin(options, args)
     logged = None
     if options.lists == "log":
-        logged = LoggedLists(start.corpus, np.flatnonzero(start.split == TRAIN), options.losers)
+        known = start.retriever.table.on_sale
+        logged = LoggedLists.of(start.corpus, np.flatnonzero(start.split == TRAIN), options.losers, known)
         start.keep(((shown := logged(start.events)).kinds == 0).any(1) & (shown.items >= 0).any(1))
     trainer = DpoTrainer(
         args=args,

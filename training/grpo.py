@@ -16,6 +16,7 @@ measure. Names of options are `trl.GRPOConfig`'s; batch sizes count searches, ea
     ECPO, GBPO           loss_type: ecpo, or gbpo
     TPMA                 loss_type: tpma, advantage: position, or prefix
     list-reward GRPO     rollout: list, or keywords                   (training/rl/lists.py)
+    logged lists         rollout: log, rewards: [interaction]         (training/rl/logged.py)
 
 All but the first differ from it only where `num_iterations` is 2 or more, or in their advantages.
 """
@@ -54,7 +55,11 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
         remedy = "start from a language model, or use rollout: list"
         raise UserError("only a language model says keywords", place="rollout", value="keywords", remedy=remedy)
     if options.rollout == LOG:
-        logged = LoggedLists(corpus, np.flatnonzero(start.split == TRAIN), args.num_generations)
+        most, on_sale = args.num_generations, start.retriever.table.on_sale
+        if options.shown is None:
+            logged = LoggedLists.of(corpus, np.flatnonzero(start.split == TRAIN), most, on_sale)
+        else:
+            logged = LoggedLists.read(Path(options.shown), corpus, most, on_sale)
         start.keep((logged(start.events).items >= 0).sum(1) > 1)
     if options.karma:
         if not isinstance(policy, GeneratorPolicy) or policy.model.interest is None:

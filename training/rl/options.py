@@ -35,8 +35,11 @@ class PolicyArguments:
         metadata={"help": "bought, prefix, category, interaction, model, or package.module:function."},
     )
     rollout: str = field(default="distinct", metadata={"help": "distinct, sample, beam, list, keywords or log."})
+    shown: str | None = field(
+        default=None, metadata={"help": "With rollout: log, a Parquet file of lists, not the corpus's own impressions."}
+    )
     propensity: str = field(
-        default="none", metadata={"help": "With rollout: log, weigh rewards by the inverse chance to look: position."}
+        default="none", metadata={"help": "With rollout: log, weigh clicks by the inverse chance to look: position."}
     )
     propensity_eta: float = field(default=1.0, metadata={"help": "A rank is looked at with (1 + rank)^-eta."})
     propensity_clip: float = field(default=10.0, metadata={"help": "No weight is more than this."})
@@ -156,7 +159,34 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         raise UserError(
             "only single items match position by position", place="advantage", value=options.advantage, remedy=remedy
         )
+    _check_logged(options, args)
     if args.loss_type == "gbpo" and args.importance_sampling_level == "sequence":
         raise UserError(
             "gbpo bounds each code's ratio", place="importance_sampling_level", value="sequence", remedy="use token"
+        )
+
+
+def _check_logged(options: PolicyArguments, args: GrpoArguments) -> None:
+    """What is told of lists that were shown needs such lists, and something that it changes."""
+    for name, default in (("shown", None), ("propensity", "none")):
+        if getattr(options, name) != default and options.rollout != LOG:
+            remedy = f"use rollout: {LOG}"
+            raise UserError(
+                "only lists that were shown have it", place=name, value=getattr(options, name), remedy=remedy
+            )
+    if options.propensity == "none":
+        return
+    if not options.propensity_eta >= 0 or not options.propensity_clip >= 1:
+        place, value = "propensity_eta, propensity_clip", (options.propensity_eta, options.propensity_clip)
+        raise UserError("a chance cannot be", place=place, value=value, remedy="use at least 0 and at least 1")
+    if not any(name == "interaction" or ":" in name for name in options.rewards):
+        remedy = "use rewards: [interaction]"
+        raise UserError("no reward depends on who looked", place="propensity", value=options.rewards, remedy=remedy)
+    if args.scale_rewards == "group":
+        remedy = "use scale_rewards: batch, or none"
+        raise UserError(
+            "divides each list by the deviation that its weights make, which takes them back",
+            place="scale_rewards",
+            value=args.scale_rewards,
+            remedy=remedy,
         )

@@ -20,7 +20,7 @@ from training.karma import Told
 from training.rl import advantages, losses
 from training.rl.aligned import AlignmentTrainer, moved
 from training.rl.lists import ListWeights, reward_lists
-from training.rl.logged import LoggedLists, examination, inverse_propensity
+from training.rl.logged import LoggedLists, Shown, examination, inverse_propensity
 from training.rl.options import GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
@@ -156,11 +156,8 @@ class GrpoTrainer(AlignmentTrainer):
             end = policy.reader.writer.words.tokenizer.eos_token_id if isinstance(policy, LanguagePolicy) else None
             total, each = reward_lists(rollout, requests, self.rewards, weights, end)
         else:
-            earned = self.rewards(requests, rollout.items)
+            earned = self.rewards(requests, rollout.items, self._seen_by_users(shown))
             total, each = torch.from_numpy(earned.total), earned.each
-        if shown is not None and more.propensity != "none":
-            looked = examination(shown.ranks, more.propensity_eta)
-            total = total * torch.from_numpy(inverse_propensity(looked, more.propensity_clip).astype(np.float32))
         total = total.to(rollout.codes.device)
         weighed = more.group_weights == "chance" or (more.group_weights == "auto" and more.rollout in DISTINCT)
         chance = rollout.chance if weighed else None
@@ -197,6 +194,15 @@ class GrpoTrainer(AlignmentTrainer):
                 reference = self.reference(moved(rollout.inputs, args.device), rollout.codes, **words)["log_prob"]
         policy.train(training)
         return Kept(requests, rollout, advantage, gates, reference)
+
+    def _seen_by_users(self, shown: Shown | None) -> dict[str, NDArray[Any]]:
+        """(B, G) columns for the rewards: what was done with what was shown, and what doing it counts."""
+        if shown is None:
+            return {}
+        if self.options.propensity == "none":
+            return {"kind": shown.kinds}
+        looked = examination(shown.ranks, self.options.propensity_eta)
+        return {"kind": shown.kinds, "weight": inverse_propensity(looked, self.options.propensity_clip)}
 
     def _with_signal(self, spread: Tensor, number: int) -> Tensor | None:
         """DAPO's dynamic sampling: (number,) the groups to learn from, those with different rewards first."""
