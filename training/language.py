@@ -194,7 +194,6 @@ class _Following(TrainerCallback):
 def train(options: LanguageArguments, args: StagedArguments, progress: Progress | None = None) -> None:
     """Fine-tune a language model on the run's training events into `models/STAGE`; an interrupted training goes on."""
     keep_freed_memory()
-    _check_choices(options)
     stages = read_stages(options.stages, "stages")
     run = Run.open(options.run)
     target = run.folder / "models" / options.stage
@@ -370,9 +369,12 @@ def parse(arguments: list[str] | None = None) -> tuple[LanguageArguments, Staged
     """Arguments of the command line over those of the YAML over the defaults.
 
     Raises:
-        UserError: the YAML has an option that does not exist.
+        UserError: the YAML has an option that does not exist, an option has no value that it can have, or a stage or
+            task is unknown.
     """
     options, args = parse_options((LanguageArguments, StagedArguments), __doc__, arguments)
+    _check_choices(options)
+    read_stages(options.stages, "stages")
     return options, args
 
 
