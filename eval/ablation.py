@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from eval.charts import Interval, interval_plot
+from eval.charts import Interval, alone, interval_plot
 from eval.trained import COMPARED, INTEREST, NEAREST, Answers, answers, file_name, sharing, train_here, training
 from onesearch.errors import UserError
 from onesearch.files import read_yaml, write_json, write_text
@@ -126,9 +126,9 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     write_json(folder / "ablation.json", results)
     write_text(folder / "ablation.md", markdown(results))
     means = [Interval(name, **row["mrr@10"]) for name, row in results["rows"].items()]
-    width = 8 * max(len(one.name) for one in means)
+    width = 6 * max(len(one.name) for one in means) + 20
     plot = interval_plot("MRR@10 of validation searches", means, width=width + 260, labels=width)
-    write_text(folder / "ablation.svg", str(plot).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    write_text(folder / "ablation.svg", alone(plot))
 
 
 def markdown(results: Mapping[str, Any]) -> str:

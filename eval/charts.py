@@ -16,6 +16,16 @@ from onesearch.tables import spell_number
 ROW = 22
 """Height of a row of a dot plot."""
 
+FONT = 11
+"""Pixels of the text of a picture that is a file of its own."""
+
+STYLE = (
+    ".grid{stroke:currentColor;stroke-opacity:.15}"
+    ".whisker{stroke:currentColor;stroke-width:1.5;stroke-opacity:.6}"
+    ".tick{fill-opacity:.6}"
+)
+"""Of such a picture."""
+
 AXIS_FROM = 0.6
 
 
@@ -172,10 +182,16 @@ def heat_maps(title: str, maps: Sequence[HeatMap], cell: int = 11) -> Markup:
             edge = {"stroke": "currentColor", "stroke_opacity": "0.3"}
             parts.append(_tag("line", x1=left, x2=left + size, y1=top + start * cell, y2=top + start * cell, **edge))
             parts.append(_tag("line", x1=left + start * cell, x2=left + start * cell, y1=top, y2=top + size, **edge))
-        width, height = left + size + gap, max(height, top + size + 8)
-    picture = str(_svg(title, width, height, parts))
-    own = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" '
-    return Markup(picture.replace("<svg ", own, 1))
+        name = round(0.6 * FONT * len(one.name))  # must not run into the next one
+        width, height = left + max(size, name) + gap, max(height, top + size + 8)
+    return alone(_svg(title, width, height, parts))
+
+
+def alone(picture: Markup) -> Markup:
+    """A chart as a file of its own, with what the style sheet of a page says otherwise: without it no line is seen."""
+    own = f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="{FONT}" '
+    head, rest = str(picture).replace("<svg ", own, 1).split(">", 1)
+    return Markup(f"{head}><style>{STYLE}</style>{rest}")
 
 
 def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
