@@ -290,6 +290,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         backbone.set_attn_implementation(attention)
     _announce(stages, args)
     trainer.train(resume_from_checkpoint=resumed)
+    writer.room.report("training")
     whole = gathered(trainer.model) if trainer.is_fsdp_enabled else None  # every process has a part
     if trainer.is_world_process_zero():
         if whole is None:
@@ -298,6 +299,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         if options.valid_searches:
             learnt_model = backbone if whole is None else load_saved(target).to(args.device)
             trainer.log(searched("", learnt_model))
+            writer.room.report("validation")
         first = [read_json(untrained)] if options.compare_untrained else []
         write_json(target / "log_history.json", [*first, *trainer.state.log_history])
         untrained.unlink(missing_ok=True)
