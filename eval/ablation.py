@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eval.charts import Interval, alone, interval_plot
-from eval.trained import COMPARED, INTEREST, NEAREST, Answers, answers, file_name, sharing, train_here, training
+from eval.trained import COMPARED, INTEREST, NEAREST, Answers, answers, file_name, prepare_training, sharing, train_here
 from onesearch.errors import UserError
 from onesearch.files import read_yaml, write_json, write_text
 from onesearch.retriever import BEAMS
@@ -73,7 +73,7 @@ class Ablation:
             raise UserError("two rows of one name", place=path, remedy="tell them apart by letters or digits")
         counts = {name: given[name] for name in ("searches", "beams") if given.get(name) is not None}
         for name, count in counts.items():
-            if not isinstance(count, int) or count < 1:
+            if type(count) is not int or count < 1:
                 raise UserError("a number of 1 or more", place=f"{path}: {name}", value=count)
         for name, options in {"options": shared, **rows}.items():
             if not isinstance(options, Mapping):
@@ -104,7 +104,7 @@ def compare(run: Run, ablation: Ablation, folder: Path) -> dict[str, Any]:
         runs[name] = {seed: sharing(run, place, SHARED, settings) for seed, place in places.items()}
         for seed, own in runs[name].items():
             try:
-                training(own, {**options, "seed": seed}, ablation.base)
+                prepare_training(own, {**options, "seed": seed}, ablation.base)
             except UserError as error:
                 raise UserError(
                     error.problem, place=f"{name}: {error.place}", value=error.value, remedy=error.remedy

@@ -72,7 +72,7 @@ def sharing(run: Run, folder: Path, shared: Sequence[str], settings: Settings) -
     return own
 
 
-def training(run: Run, options: Mapping[str, Any], config: str | None = None) -> Callable[[], None]:
+def prepare_training(run: Run, options: Mapping[str, Any], config: str | None = None) -> Callable[[], None]:
     """The training of the run's model with options of `training/sft.py` over those of a YAML; all of them are written
     to `training.yaml` of the run, and checked.
 
@@ -99,7 +99,7 @@ def train_here(run: Run, options: Mapping[str, Any], config: str | None = None) 
     with run.lock():
         run.step(
             "train",
-            training(run, options, config),
+            prepare_training(run, options, config),
             settings=("split", "seed", "encoder"),
             reads=("corpus", "embeddings", "sid"),
             writes=("models/sft",),
