@@ -1,9 +1,11 @@
-"""What each part of a training brings: generators that differ in a few options, on validation searches.
+"""What each part of a training brings: models that differ in a few options, on validation searches.
 
+    python -m eval.ablation --run runs/demo --config configs/ablations/views.yaml
     python -m eval.ablation --run runs/demo --config configs/ablations/sft.yaml
 
 The YAML names what all rows share (`options`, over those of `base`, a YAML of `training/sft.py`), the seeds, and the
-rows, each with the options that make it differ. Every row has the same budget and answers the same searches.
+rows, each with the options that make it differ; with `model: language` they are those of `training/language.py`. Every
+row answers the same searches, `searches` of them (as many as the run says) with `beams` beams.
 Differences are paired, to the first row, with intervals that draw whole users. A training that is done is not done
 again, so that the command goes on where it was interrupted. The test searches stay unseen.
 
@@ -17,20 +19,21 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from eval.charts import Interval, interval_plot
-from eval.trained import COMPARED, INTEREST, NEAREST, Answers, answers, file_name, sharing, train_here
+from eval.charts import Interval, alone, interval_plot
+from eval.trained import COMPARED, INTEREST, NEAREST, Answers, answers, file_name, prepare_training, sharing, train_here
 from onesearch.errors import UserError
 from onesearch.files import read_yaml, write_json, write_text
+from onesearch.retriever import BEAMS
 from onesearch.run import Run
 from onesearch.tables import spell_number
 
 log = logging.getLogger(__name__)
 
-KEYS: Final = ("base", "seeds", "options", "rows")
+KEYS: Final = ("base", "seeds", "searches", "beams", "options", "rows")
 SHARED: Final = ("corpus", "embeddings", "models/align", "sid")
 
 
@@ -41,11 +44,15 @@ class Ablation:
     Attributes:
         base: YAML of `training/sft.py`, or None. seeds: of the trainings.
         rows: options of each row by its name; the first is what the others are compared with.
+        searches: at most so many validation searches; None for as many as the run's settings say.
+        beams: of these searches.
     """
 
     base: str | None
     seeds: list[int]
     rows: dict[str, dict[str, Any]]
+    searches: int | None = None
+    beams: int = BEAMS
 
     @classmethod
     def read(cls, path: Path) -> Ablation:
@@ -55,6 +62,7 @@ class Ablation:
             UserError: an unknown key or option, a row that is no mapping, two rows of one name, or fewer than two.
         """
         given = read_yaml(path)
+        base = read_yaml(Path(given["base"])) if given.get("base") else {}
         for key in given:
             if key not in KEYS:
                 raise UserError("unknown key", place=path, value=key, remedy=f"known: {', '.join(KEYS)}")
@@ -63,31 +71,50 @@ class Ablation:
             raise UserError("nothing to compare", place=f"{path}: rows", remedy="name two rows or more")
         if len({file_name(str(name)) for name in rows}) < len(rows):
             raise UserError("two rows of one name", place=path, remedy="tell them apart by letters or digits")
-        known = _options()
+        counts = {name: given[name] for name in ("searches", "beams") if given.get(name) is not None}
+        for name, count in counts.items():
+            if type(count) is not int or count < 1:
+                raise UserError("a number of 1 or more", place=f"{path}: {name}", value=count)
         for name, options in {"options": shared, **rows}.items():
             if not isinstance(options, Mapping):
                 raise UserError("a row is a mapping of options", place=f"{path}: {name}", value=options, remedy="{}")
+            model = str({**base, **shared, **options}.get("model", "generator"))
             for option in options:
-                if option not in known:
-                    remedy = "see `python training/sft.py --help`"
+                if option not in _options(model):
+                    remedy = f"see `python training/sft.py --model {model} --help`"
                     raise UserError("unknown option", place=f"{path}: {name}", value=option, remedy=remedy)
         seeds = list(given.get("seeds") or [7])
-        return cls(given.get("base"), seeds, {str(name): {**shared, **options} for name, options in rows.items()})
+        merged = {str(name): {**shared, **options} for name, options in rows.items()}
+        return cls(given.get("base"), seeds, merged, **counts)
 
 
 def compare(run: Run, ablation: Ablation, folder: Path) -> dict[str, Any]:
-    """Train and measure every row; the results so far are written after each."""
+    """Train and measure every row; the results so far are written after each.
+
+    Raises:
+        UserError: a row whose options do not go together, before anything is trained; or what its training raises.
+    """
     results: dict[str, Any] = {"seeds": ablation.seeds, "rows": {}}
+    settings = replace(run.settings, sft=ablation.base)
+    if ablation.searches is not None:
+        settings = replace(settings, valid_requests=ablation.searches)
+    runs: dict[str, dict[int, Run]] = {}
+    for name, options in ablation.rows.items():
+        places = {seed: folder / "runs" / f"{file_name(name)}-seed-{seed}" for seed in ablation.seeds}
+        runs[name] = {seed: sharing(run, place, SHARED, settings) for seed, place in places.items()}
+        for seed, own in runs[name].items():
+            try:
+                prepare_training(own, {**options, "seed": seed}, ablation.base)
+            except UserError as error:
+                raise UserError(
+                    error.problem, place=f"{name}: {error.place}", value=error.value, remedy=error.remedy
+                ) from None
     first: Answers | None = None
     for number, (name, options) in enumerate(ablation.rows.items(), 1):
         log.info("row %d of %d: %s", number, len(ablation.rows), name)
-        runs = []
-        for seed in ablation.seeds:
-            settings = replace(run.settings, sft=ablation.base)
-            own = sharing(run, folder / "runs" / f"{file_name(name)}-seed-{seed}", SHARED, settings)
+        for seed, own in runs[name].items():
             train_here(own, {**options, "seed": seed}, ablation.base)
-            runs.append(own)
-        found = answers(runs)
+        found = answers(list(runs[name].values()), ablation.beams)
         first = found if first is None else first
         results["rows"][name] = {"options": options, **found.summary(first, run.settings.seed)}
         write(folder, results)
@@ -99,9 +126,9 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     write_json(folder / "ablation.json", results)
     write_text(folder / "ablation.md", markdown(results))
     means = [Interval(name, **row["mrr@10"]) for name, row in results["rows"].items()]
-    width = 8 * max(len(one.name) for one in means)
+    width = 6 * max(len(one.name) for one in means) + 20
     plot = interval_plot("MRR@10 of validation searches", means, width=width + 260, labels=width)
-    write_text(folder / "ablation.svg", str(plot).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    write_text(folder / "ablation.svg", alone(plot))
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -138,12 +165,12 @@ def _change(change: Mapping[str, float]) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def _options() -> set[str]:
-    from dataclasses import fields
+def _options(model: str) -> set[str]:
+    from training.language import LanguageArguments, StagedArguments  # imports the trainer, which takes seconds
+    from training.sft import ModelArguments, SftArguments
 
-    from training.sft import ModelArguments, SftArguments  # imports the trainer, which takes seconds
-
-    return {field.name for kind in (ModelArguments, SftArguments) for field in fields(kind)} - {"run", "seed"}
+    kinds = (LanguageArguments, StagedArguments) if model == "language" else (ModelArguments, SftArguments)
+    return {field.name for kind in kinds for field in fields(kind)} - {"run", "stage", "seed"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -232,6 +232,31 @@ def load(run: Run, stage: str) -> GeneratorReader:
     return reader
 
 
+def compared(run: Run, stage: str, against: str | None) -> dict[str, tuple[Run, str]]:
+    """Each model, as its run and stage, by the name that tables and pictures call it: its stage, or where two runs are
+    compared its run's folder; and the folder above too, where both folders have one name.
+
+    Args:
+        against: a stage of the run, or the folder of a run with the same stage; it comes first.
+
+    Raises:
+        UserError: both are the same model.
+    """
+    if against is None:
+        return {stage: (run, stage)}
+    if not (Path(against) / "models").is_dir():
+        models = {against: (run, against), stage: (run, stage)}
+    else:
+        both = [Run.open(against), run]
+        places = [one.folder.resolve().parts for one in both]
+        most = max(map(len, places))
+        parts = next((n for n in range(1, most) if places[0][-n:] != places[1][-n:]), most)
+        models = {"/".join(place[-parts:]): (one, stage) for place, one in zip(places, both, strict=True)}
+    if len(models) < 2:
+        raise UserError("a model beside itself", place="--against", value=against, remedy="name another stage or run")
+    return models
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The figures as a table for people."""
     lines = [
@@ -266,14 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.requests < 2:
             raise UserError("too few searches", place="--requests", value=options.requests, remedy="use 2 or more")
-        run, readers = Run.open(options.run), {}
-        if options.against:
-            other = Path(options.against)
-            elsewhere = (other / "models").is_dir()
-            readers[options.against] = load(
-                *((Run.open(other), options.stage) if elsewhere else (run, options.against))
-            )
-        readers[options.stage] = load(run, options.stage)
+        run = Run.open(options.run)
+        models = compared(run, options.stage, options.against)
+        readers = {name: load(*model) for name, model in models.items()}
         report, pictures = measure(readers, run, options.requests)
     except UserError as error:
         sys.stderr.write(f"onesearch: {' '.join(str(error).split())}\n")

@@ -16,6 +16,16 @@ from onesearch.tables import spell_number
 ROW = 22
 """Height of a row of a dot plot."""
 
+FONT = 11
+"""Pixels of the text of a picture that is a file of its own."""
+
+STYLE = (
+    ".grid{stroke:currentColor;stroke-opacity:.15}"
+    ".whisker{stroke:currentColor;stroke-width:1.5;stroke-opacity:.6}"
+    ".tick{fill-opacity:.6}"
+)
+"""Of such a picture."""
+
 AXIS_FROM = 0.6
 
 CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -175,8 +185,9 @@ def heat_maps(title: str, maps: Sequence[HeatMap], cell: int = 11) -> Markup:
             edge = {"stroke": "currentColor", "stroke_opacity": "0.3"}
             parts.append(_tag("line", x1=left, x2=left + size, y1=top + start * cell, y2=top + start * cell, **edge))
             parts.append(_tag("line", x1=left + start * cell, x2=left + start * cell, y1=top, y2=top + size, **edge))
-        width, height = left + size + gap, max(height, top + size + 8)
-    return _alone(_svg(title, width, height, parts))
+        name = round(0.6 * FONT * len(one.name))  # must not run into the next one
+        width, height = left + max(size, name) + gap, max(height, top + size + 8)
+    return alone(_svg(title, width, height, parts))
 
 
 def reliability_plot(title: str, curves: Sequence[Line], size: int = 320) -> Markup:
@@ -211,13 +222,14 @@ def reliability_plot(title: str, curves: Sequence[Line], size: int = 320) -> Mar
         y = end + 54 + 16 * place
         parts.append(_tag("circle", cx=left, cy=y - 4, r=4, fill=colour))
         parts.append(_text(left + 10, y, line.name, "start", "quiet"))
-    return _alone(_svg(title, size, int(end + 62 + 16 * len(curves)), parts))
+    return alone(_svg(title, size, int(end + 62 + 16 * len(curves)), parts))
 
 
-def _alone(picture: Markup) -> Markup:
-    """The picture as a file of its own."""
-    own = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" fill="currentColor" '
-    return Markup(str(picture).replace("<svg ", own, 1))
+def alone(picture: Markup) -> Markup:
+    """A chart as a file of its own, with what the style sheet of a page says otherwise: without it no line is seen."""
+    own = f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="{FONT}" '
+    head, rest = str(picture).replace("<svg ", own, 1).split(">", 1)
+    return Markup(f"{head}><style>{STYLE}</style>{rest}")
 
 
 def _axis(low: float, high: float) -> tuple[float, float, list[float]]:

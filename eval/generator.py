@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onesearch.corpus import Requests
 from onesearch.readers.generator import GeneratorReader
+from onesearch.readers.language import LanguageReader
 from onesearch.retriever import BEAMS, Retriever
 from onesearch.search.fusion import Mode
 
@@ -41,6 +42,9 @@ class GeneratorSystem:
     def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         found = self.retriever.ranked(requests, k, mode=self.mode)
         self.exact_share = float(found.exact.mean())
-        if isinstance(self.retriever.reader, GeneratorReader):
-            self.retriever.reader.builder.views.room.report("evaluation")
+        reader = self.retriever.reader
+        if isinstance(reader, GeneratorReader):
+            reader.builder.views.room.report("evaluation")
+        elif isinstance(reader, LanguageReader):
+            reader.writer.room.report("evaluation")
         return found.items, found.scores

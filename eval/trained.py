@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from eval.metrics import Bootstrap, per_query
 from onesearch.corpus import VALID, make_split, sample_requests
 from onesearch.errors import UserError
-from onesearch.retriever import Retriever
+from onesearch.files import read_yaml, write_text
+from onesearch.retriever import BEAMS, Retriever
 from onesearch.run import Run, stamps
 from onesearch.settings import Settings
+
+log = logging.getLogger(__name__)
 
 COMPARED: Final = ("mrr@10", "recall@10")
 NEAREST: Final = ("mrr@10", "recall@200")
@@ -66,17 +72,34 @@ def sharing(run: Run, folder: Path, shared: Sequence[str], settings: Settings) -
     return own
 
 
-def train_here(run: Run, options: Mapping[str, Any], config: str | None = None) -> None:
-    """Train the run's generator with options of `training/sft.py` over those of a YAML, unless that is done already."""
-    from training.sft import parse, train  # imports the trainer, which takes seconds
+def prepare_training(run: Run, options: Mapping[str, Any], config: str | None = None) -> Callable[[], None]:
+    """The training of the run's model with options of `training/sft.py` over those of a YAML; all of them are written
+    to `training.yaml` of the run, and checked.
 
-    arguments = [] if config is None else ["--config", config]
-    for name, value in {"run": run.folder, **options}.items():
-        arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    Raises:
+        UserError: an option that does not exist, or options that do not go together.
+    """
+    from training.sft import training_of  # imports the trainer, which takes seconds
+
+    file = run.folder / "training.yaml"
+    base = {} if config is None else read_yaml(Path(config))
+    told = {**base, **options, "run": str(run.folder), "stage": "sft"}
+    write_text(file, yaml.safe_dump(told, sort_keys=False))
+    return partial(training_of(["--config", str(file)]), _tell)
+
+
+def _tell(done: int, total: int) -> None:
+    """Ten lines in the log a training; a `Trainer` by itself prints to where the results go."""
+    if done * 10 // total > (done - 1) * 10 // total:
+        log.info("step %d of %d", done, total)
+
+
+def train_here(run: Run, options: Mapping[str, Any], config: str | None = None) -> None:
+    """Train the run's model with options of `training/sft.py` over those of a YAML, unless that is done already."""
     with run.lock():
         run.step(
             "train",
-            lambda: train(*parse(arguments)),
+            prepare_training(run, options, config),
             settings=("split", "seed", "encoder"),
             reads=("corpus", "embeddings", "sid"),
             writes=("models/sft",),
@@ -84,8 +107,8 @@ def train_here(run: Run, options: Mapping[str, Any], config: str | None = None) 
         )
 
 
-def answers(runs: Sequence[Run]) -> Answers:
-    """The validation searches as the generators of these runs answer them; the test searches stay unseen.
+def answers(runs: Sequence[Run], beams: int = BEAMS) -> Answers:
+    """The validation searches as the models of these runs answer them; the test searches stay unseen.
 
     Raises:
         UserError: the log has no validation searches.
@@ -97,7 +120,7 @@ def answers(runs: Sequence[Run]) -> Answers:
         requests = sample_requests(retriever.corpus, split, VALID, settings.valid_requests, settings.seed)
         if not len(requests):
             raise UserError("no validation searches", place=run.folder / "corpus", remedy="the log needs more events")
-        values = per_query(retriever.rank(requests, 10)[0], requests.target, COMPARED)
+        values = per_query(retriever.rank(requests, 10, beams)[0], requests.target, COMPARED)
         if retriever.reader.interest is not None:
             near = per_query(retriever.rank(requests, 200, mode="interest")[0], requests.target, NEAREST)
             values |= {f"{INTEREST}{metric}": value for metric, value in near.items()}

@@ -181,7 +181,6 @@ class _Following(TrainerCallback):
 def train(options: LanguageArguments, args: StagedArguments, progress: Progress | None = None) -> None:
     """Fine-tune a language model on the run's training events into `models/STAGE`; an interrupted training goes on."""
     keep_freed_memory()
-    _check_choices(options)
     stages = read_stages(options.stages, "stages")
     run = Run.open(options.run)
     target = run.folder / "models" / options.stage
@@ -278,6 +277,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         backbone.set_attn_implementation(attention)
     _announce(stages, args)
     trainer.train(resume_from_checkpoint=resumed)
+    writer.room.report("training")
     whole = gathered(trainer.model) if trainer.is_fsdp_enabled else None  # every process has a part
     if trainer.is_world_process_zero():
         if whole is None:
@@ -286,6 +286,7 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         if options.valid_searches:
             learnt_model = backbone if whole is None else load_saved(target).to(args.device)
             trainer.log(searched("", learnt_model))
+            writer.room.report("validation")
         first = [read_json(untrained)] if options.compare_untrained else []
         write_json(target / "log_history.json", [*first, *trainer.state.log_history])
         untrained.unlink(missing_ok=True)
@@ -357,9 +358,12 @@ def parse(arguments: list[str] | None = None) -> tuple[LanguageArguments, Staged
     """Arguments of the command line over those of the YAML over the defaults.
 
     Raises:
-        UserError: the YAML has an option that does not exist.
+        UserError: the YAML has an option that does not exist, an option has no value that it can have, or a stage or
+            task is unknown.
     """
     options, args = parse_options((LanguageArguments, StagedArguments), __doc__, arguments)
+    _check_choices(options)
+    read_stages(options.stages, "stages")
     return options, args
 
 

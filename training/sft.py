@@ -12,7 +12,9 @@ in its personalised stage alone; with `model: language` a language model of Hugg
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,11 +295,18 @@ def train_run(run: Run, progress: Progress) -> None:
     """The training step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
     transformers.utils.logging.disable_progress_bar()
     config = [] if run.settings.sft is None else ["--config", run.settings.sft]
-    arguments = [*config, "--run", str(run.folder), "--stage", "sft", "--seed", str(run.settings.seed)]
+    training_of([*config, "--run", str(run.folder), "--stage", "sft", "--seed", str(run.settings.seed)])(progress)
+
+
+def training_of(arguments: list[str]) -> Callable[[Progress | None], None]:
+    """The training that these arguments describe, of a generator or with `model: language` of a language model.
+
+    Raises:
+        UserError: an option that does not exist, or options that do not go together.
+    """
     if option("model", "generator", arguments) == "language":
-        language.train(*language.parse(arguments), progress)
-    else:
-        train(*parse(arguments), progress)
+        return partial(language.train, *language.parse(arguments))
+    return partial(train, *parse(arguments))
 
 
 def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArguments]:

@@ -16,7 +16,6 @@ a batch needs no loop over its requests.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from onesearch.context.history import HistorySelector
 from onesearch.context.relevance import RelevanceSpace
+from onesearch.context.views.room import Room
 from onesearch.corpus import Corpus, Requests, item_texts
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.ragged import Ragged, TokenColumn
@@ -35,8 +35,6 @@ QUERY_TOKENS: Final = 32
 
 REACH: Final = 512
 """At most so many past events of a user are looked at for the latest purchases and searches."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,9 @@ class PromptWriter:
         sid_tokens: (N, L) tokens of the items' semantic IDs.
         relevant: finds the past purchases that matter for the queries; not called with another `history`.
         query_sids: texts -> the tokens of their semantic IDs; not called without `query_sid`.
+
+    Attributes:
+        room: counts what did not fit, and tells when it is asked to.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class PromptWriter:
     ) -> None:
         self.corpus, self.words, self.options = corpus, words, options
         self.relevant, self.query_sids = relevant, query_sids
+        self.room = Room(options.tokens)
         self._sid = Ragged.full(sid_tokens)
         self.queries = TokenColumn(corpus.queries, words)
         counts = [f" x{count}" for count in range(2, 100)]
@@ -179,13 +181,12 @@ class PromptWriter:
                 (bought, labels.take(np.array([1])), kept[number:]),
             )
         ]
-        dropped = int((~kept).sum())
-        if dropped:
-            log.info("%d past purchases and searches of %d requests did not fit", dropped, total)
+        dropped = np.bincount(row[~kept], minlength=total)
+        self.room.count(dropped)
         given = np.full((total, max(options.items, 1)), -1, np.int64)
         rows, events = bought.row[kept[number:]], bought.event[kept[number:]]
         given[rows, np.arange(len(rows)) - np.searchsorted(rows, rows)] = events
-        return Prompts(self.words.framed([*head, *history, *tail, f"\n{ask}"]), given, dropped)
+        return Prompts(self.words.framed([*head, *history, *tail, f"\n{ask}"]), given, int(dropped.sum()))
 
     def _bought(self, requests: Requests) -> _Pieces:
         """Past purchases of B requests, by request."""

@@ -54,7 +54,7 @@ def load_backbone(
     Args:
         name: a folder or hub id of a causal or seq2seq checkpoint; a configuration (`.json`, or a folder without
             weights), which starts from random weights; a `.gguf` file; or a package of `PACKAGES`.
-        tokenizer: folder or hub id, where the model brings none.
+        tokenizer: folder, hub id or package, where the model brings none.
         decoder: put behind `name`, which is then a text encoder. Its token embeddings start as the encoder's.
         dropout: instead of what the configuration says.
 
@@ -64,7 +64,8 @@ def load_backbone(
     place, extra = find_backbone(name)
     try:
         config = AutoConfig.from_pretrained(place, **extra)
-        words = AutoTokenizer.from_pretrained(tokenizer or place, **({} if tokenizer else extra))
+        spoken, also = find_backbone(tokenizer) if tokenizer else (place, extra)
+        words = AutoTokenizer.from_pretrained(spoken, **also)
         for one in DROPOUTS if dropout is not None else ():
             if hasattr(config, one):
                 setattr(config, one, dropout)

@@ -78,9 +78,15 @@ def test_what_does_not_fit_is_dropped_oldest_first_and_counted_and_never_the_que
     whole = writer(shop, words, PromptOptions("recent", items=6, searches=3, tokens=200)).write(requests)
     assert whole.dropped == 0
     for room in (12, 24, 32, 40):
-        with caplog.at_level("INFO"):
-            cut = writer(shop, words, PromptOptions("recent", items=6, searches=3, tokens=room)).write(requests)
-        assert cut.dropped > 0 and f"{cut.dropped} past purchases and searches of 5 requests did not fit" in caplog.text
+        short = writer(shop, words, PromptOptions("recent", items=6, searches=3, tokens=room))
+        cut = short.write(requests)
+        caplog.clear()
+        short.room.report("training")
+        (told,) = caplog.messages
+        assert cut.dropped > 0 and told.startswith(
+            f"training: {cut.dropped} past purchases and queries, the oldest of "
+        )
+        assert told.endswith(f" of 5 requests, did not fit into {room} positions")
         for text, query in zip(texts(words, cut.tokens), requests.query, strict=True):
             assert text.startswith(f"Query : {query} Semantic ID : <a_0>") and text.endswith("Answer :")
         if room > 12:

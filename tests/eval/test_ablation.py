@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from made_up import TINY, write_yaml
+from tiny_backbones import write_backbone
 
 from eval.ablation import Ablation, main, markdown
 from eval.trained import Answers
 from onesearch.errors import UserError
-from onesearch.files import read_json
+from onesearch.files import read_json, read_yaml
 
 
 def test_rows_differ_in_their_options_and_are_trained_once(
@@ -43,6 +45,50 @@ def test_rows_differ_in_their_options_and_are_trained_once(
     assert not (run / "models").exists()
 
 
+def test_language_models_differ_in_stages_and_loss(
+    new_run: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = new_run("language"), tmp_path / "rows.yaml"
+    personalised = [{"name": "personalised", "steps": 4, "tasks": {"personalised": 1}}]
+    staged = [{"name": "alignment", "steps": 2, "tasks": {"item-text-to-sid": 1}}, {**personalised[0], "steps": 2}]
+    shared = {
+        "model": "language",
+        "backbone": str(write_backbone(tmp_path / "bart", "bart")),
+        "stages": personalised,
+        "eval_strategy": "no",
+        "eval_on_start": False,
+        "valid_searches": 0,
+        "per_device_train_batch_size": 8,
+    }
+    rows = {"plain": {}, "staged": {"stages": staged, "distillation": 0.1}, "no history": {"history": "none"}}
+    config.write_text(yaml.safe_dump({"searches": 5, "beams": 4, "options": shared, "rows": rows}, sort_keys=False))
+    out = tmp_path / "out"
+    assert main(["--run", str(run), "--config", str(config), "--output", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["rows"]
+    assert list(found) == list(rows) and all(row["searches"] == 5 for row in found.values())
+    folder = out / "runs/staged-seed-7"
+    assert read_json(folder / "models/sft/config.json")["model_type"] == "onesearch-language"
+    assert read_yaml(folder / "training.yaml")["distillation"] == 0.1
+    steps = {
+        name: max(one["step"] for one in read_json(place / "models/sft/log_history.json"))
+        for name in ("plain", "staged")
+        for place in [out / f"runs/{name}-seed-7"]
+    }
+    assert steps == {"plain": 4, "staged": 4}
+    assert read_json(out / "runs/no-history-seed-7/models/sft/config.json")["prompt"]["history"] == "none"
+
+
+def test_a_row_that_cannot_be_trained_is_told_before_the_first_one_is(
+    new_run: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = new_run("wrong"), tmp_path / "rows.yaml"
+    stages = "[{name: one, steps: 1, tasks: {personalized: 1}}]"
+    config.write_text(f"options: {{model: language}}\nrows: {{fine: {{}}, other: {{stages: {stages}}}}}\n")
+    assert main(["--run", str(run), "--config", str(config), "--output", str(tmp_path / "out")]) == 2
+    assert "other: stages: stage 1: unknown task: 'personalized' (did you mean" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/runs/*/models/sft"))
+
+
 def test_interest_is_compared_where_both_rows_have_it() -> None:
     generated = {"mrr@10": np.array([1.0, 0.5, 0, 0]), "recall@10": np.array([1.0, 1, 0, 0])}
     near = {"interest mrr@10": np.array([0.5, 0, 0, 0]), "interest recall@200": np.array([1.0, 1, 1, 0])}
@@ -65,6 +111,8 @@ def test_interest_is_compared_where_both_rows_have_it() -> None:
     [
         ("rows: {a: {}, b: {copi: false}}", "b: unknown option: 'copi'"),
         ("row: {a: {}}", "unknown key: 'row'"),
+        ("options: {model: language}\nrows: {a: {}, b: {views: [uid]}}", "b: unknown option: 'views'"),
+        ("beams: many\nrows: {a: {}, b: {}}", "beams: a number of 1 or more: 'many'"),
         ("rows: {a: {}}", "nothing to compare"),
         ("rows: {a: {}, b: 3}", "a row is a mapping of options"),
         ("rows: {a b: {}, A-b: {}}", "two rows of one name"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from made_up import TINY, write_yaml
 
-from eval.attention import column_entropy, effective_rank, load, look, main, recording, sink_mass
+from eval.attention import column_entropy, compared, effective_rank, load, look, main, recording, sink_mass
 from eval.decodability import decodability, jaccard
 from onesearch.corpus import VALID, Corpus, make_split, sample_requests
 from onesearch.files import read_json
@@ -114,6 +114,27 @@ def test_the_command_compares_two_stages(heading_run: Path, capsys: pytest.Captu
     picture = (heading_run / "eval/attention.svg").read_text()
     assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert all(f">{label}<" in picture for label in ("sft", "karma", "purchases", "query", "[INT]"))
+
+
+def test_models_of_two_runs_are_called_by_their_folders(
+    heading_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "before"
+    shutil.copytree(heading_run, other)
+    common = ["--run", str(heading_run), "--stage", "karma", "--requests", "40", "--output", str(tmp_path / "out")]
+    assert main([*common, "--against", str(other)]) == 0
+    assert "| before | 0." in capsys.readouterr().out
+    assert list(read_json(tmp_path / "out/attention.json")["models"]) == ["before", "run"]
+    assert ">before<" in (tmp_path / "out/attention.svg").read_text()
+    namesake = tmp_path / "after/run"
+    shutil.copytree(heading_run, namesake)
+    assert list(compared(Run.open(heading_run), "karma", str(namesake))) == [
+        "after/run",
+        f"{heading_run.parent.name}/run",
+    ]
+    for itself in ("karma", str(heading_run)):
+        assert main([*common, "--against", itself]) == 2
+        assert "--against: a model beside itself" in capsys.readouterr().err
 
 
 def test_a_stage_that_is_not_there_is_told_in_one_line(heading_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eval.charts import Interval, Line, interval_plot, line_plot, usage_plot
+from eval.charts import HeatMap, Interval, Line, alone, heat_maps, interval_plot, line_plot, usage_plot
 from eval.report import headline, training_curves, write_report
 from onesearch.run import Run
 from onesearch.settings import Settings
@@ -145,6 +145,20 @@ def test_every_metric_of_the_trainer_gets_its_curve() -> None:
         "mrr, validation",
     ]
     assert training_curves([{"step": 1, "loss": 1.0}]) == []
+
+
+def test_a_chart_alone_has_strokes_for_its_lines() -> None:
+    plot = interval_plot("t", [Interval("a", 0.5, 0.4, 0.6), Interval("b", 0.45, 0.4, 0.5)])
+    picture = ET.fromstring(alone(plot))
+    style = picture.findtext("{http://www.w3.org/2000/svg}style") or ""
+    kinds = {line.get("class", "").strip() for line in picture.iter("{http://www.w3.org/2000/svg}line")}
+    assert kinds == {"grid", "whisker"} and all(f".{kind}{{stroke:" in style for kind in kinds)
+
+
+def test_names_of_maps_do_not_run_into_each_other() -> None:
+    maps = [HeatMap(name, [[1.0]], [("query", 1)]) for name in ("a model with a long name", "another")]
+    first, second = list(ET.fromstring(heat_maps("t", maps)).iter("{http://www.w3.org/2000/svg}text"))[::2]
+    assert float(second.get("x", 0)) - float(first.get("x", 0)) > 6 * len(maps[0].name)
 
 
 def test_charts_are_well_formed_and_ordered() -> None:

@@ -58,18 +58,23 @@ class Room:
             return slots, asked
         event = np.concatenate([slots.event, asked], 1)
         excess = np.maximum((event >= 0).sum(1) + fixed - self.positions, 0)
-        _add(self.seen, len(event))
         if not excess.any():
+            _add(self.seen, len(event))
             return slots, asked
         age = np.where(event >= 0, event, np.iinfo(np.int64).max)
         rank = np.argsort(np.argsort(age, axis=1, kind="stable"), axis=1, kind="stable")
         dropped = (rank < excess[:, None]) & (event >= 0)
-        _add(self.dropped, int(dropped.sum()))
-        _add(self.affected, int(dropped.any(1).sum()))
+        self.count(dropped.sum(1))
         from_slots, from_asked = np.split(dropped, [slots.event.shape[1]], axis=1)
         (asked,) = _without(from_asked, (asked, -1))
         item, kept, features = _without(from_slots, (slots.item, -1), (slots.event, -1), (slots.features, 0))
         return replace(slots, item=item, event=kept, features=features), asked
+
+    def count(self, dropped: NDArray[np.integer]) -> None:
+        """Remember how many past purchases and queries of each request (Q,) were dropped."""
+        _add(self.seen, len(dropped))
+        _add(self.dropped, int(dropped.sum()))
+        _add(self.affected, int((dropped > 0).sum()))
 
     def report(self, of: str) -> None:
         """Tell what was dropped, if anything was, and count from nothing again."""
