@@ -21,7 +21,7 @@ RATE: Final = 1e-3
 SMOOTH: Final = 0.01
 """Weight of SCLoss."""
 
-LEAST_STEPS: Final = 300
+STEPS: Final = 300
 """Steps of a calibrator: at least, or at most for one that reads a field."""
 
 GRID: Final = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -30,8 +30,8 @@ GRID: Final = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 def calibrate(network: RewardNetwork, outcomes: Outcomes, epochs: int, seed: int) -> None:
     """Fit the calibrators of click, conversion and both; the towers, and what they find, stay as they are.
 
-    Batch, rate and loss are UMC's (see `onesearch/reward/calibration.py`). Ours: a small log has few batches an epoch, so
-    at least `LEAST_STEPS` are made; a calibrator that reads a field has smaller ones, and stops at as many.
+    Batch, rate and loss are UMC's (see `onesearch/reward/calibration.py`). Ours: a small log has few batches an epoch,
+    so at least `STEPS` steps are made; a calibrator that reads a field has smaller batches, and stops at as many.
     """
     random = torch.Generator().manual_seed(seed)
     raw = raw_logits(torch.from_numpy(outcomes.logits))
@@ -52,11 +52,8 @@ def calibrate(network: RewardNetwork, outcomes: Outcomes, epochs: int, seed: int
         optimizer = torch.optim.Adam(calibrator.parameters(), lr=RATE)
         smooth = SmoothCalibration()
         size = min(FIELD_BATCH if calibrator.field else BATCH, len(target))
-        batches = -(-len(target) // size)
-        passes = (
-            min(epochs, -(-LEAST_STEPS // batches)) if calibrator.field else max(epochs, -(-LEAST_STEPS // batches))
-        )
-        for _ in range(passes):
+        enough = -(-STEPS // -(-len(target) // size))  # passes that make so many steps
+        for _ in range(min(epochs, enough) if calibrator.field else max(epochs, enough)):
             for some in torch.randperm(len(target), generator=random).split(size):
                 found = calibrator(logits[some], None if field is None else field[some])
                 loss = F.binary_cross_entropy_with_logits(found, target[some])
