@@ -55,7 +55,7 @@ from training.rl.rewards import Known, Rewards
 log = logging.getLogger(__name__)
 
 METRICS: Final = ("mrr@10", "ndcg@10", "recall@10", "recall@50")
-KEYS: Final = ("start", "seeds", "options", "rows", "only_for")
+KEYS: Final = ("start", "seeds", "test_searches", "options", "rows", "only_for")
 SCRIPTS: Final[dict[str, Any]] = {"grpo": grpo, "dpo": dpo}
 SAMPLED: Final = 500
 """Validation searches that distance and agreement are measured on."""
@@ -72,8 +72,18 @@ class Row:
     options: dict[str, Any]
 
 
-def read_rows(path: Path) -> tuple[str, list[int], list[Row]]:
-    """The start, the seeds and the rows of a YAML.
+@dataclass(frozen=True)
+class Compared:
+    """What a YAML wants compared; `searches`: test searches, None for as many as the run has."""
+
+    start: str
+    seeds: list[int]
+    searches: int | None
+    rows: list[Row]
+
+
+def read_rows(path: Path) -> Compared:
+    """The YAML.
 
     Raises:
         UserError: an unknown key or script, or no rows.
@@ -93,21 +103,24 @@ def read_rows(path: Path) -> tuple[str, list[int], list[Row]]:
         rows.append(Row(str(name), script, {**shared, **(only.get(script) or {}), **own}))
     if not rows:
         raise UserError("no rows", place=path, remedy="name one or more")
-    return str(given.get("start", "sft")), [int(seed) for seed in given.get("seeds") or [7]], rows
+    seeds = [int(seed) for seed in given.get("seeds") or [7]]
+    return Compared(str(given.get("start", "sft")), seeds, given.get("test_searches"), rows)
 
 
 def compare(run: Run, path: Path, folder: Path) -> dict[str, Any]:
     """Align, measure, and write the results so far after every row."""
-    start, seeds, rows = read_rows(path)
+    given = read_rows(path)
+    start, seeds, rows = given.start, given.seeds, given.rows
+    searches = given.searches or run.settings.test_requests
     for row in rows:  # a mistake in the last row must not wait for the first
         _parsed(run, row, start, "check", seeds[0])
-    first = Measured.of(run, start)
+    first = Measured.of(run, start, searches)
     results: dict[str, Any] = {"start": start, "seeds": seeds, "test_searches": len(first.user), "rows": {}}
     draws = Bootstrap(first.user, seed=run.settings.seed)
     results["rows"][start] = {"metrics": {name: draws.mean(one).as_dict() for name, one in first.values.items()}}
     for number, row in enumerate(rows, 1):
         log.info("row %d of %d: %s", number, len(rows), row.name)
-        found = [_done(run, row, start, seed, folder) for seed in seeds]
+        found = [_done(run, row, start, seed, searches, folder) for seed in seeds]
         values = {name: np.mean([one["values"][name] for one in found], axis=0) for name in METRICS}
         told = {
             name: float(np.mean([one["told"][name] for one in found]))
@@ -136,9 +149,9 @@ class Measured:
     user: NDArray[np.int32]
 
     @classmethod
-    def of(cls, run: Run, stage: str) -> Measured:
+    def of(cls, run: Run, stage: str, searches: int) -> Measured:
         retriever = Retriever.load(run.folder, stage)
-        requests = requests_of(run, retriever, TEST, run.settings.test_requests)
+        requests = requests_of(run, retriever, TEST, searches)
         return cls(per_query(retriever.rank(requests, 50)[0], requests.target, METRICS), requests.user)
 
 
@@ -229,11 +242,12 @@ def _change(change: Mapping[str, float]) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def _done(run: Run, row: Row, start: str, seed: int, folder: Path) -> dict[str, Any]:
+def _done(run: Run, row: Row, start: str, seed: int, searches: int, folder: Path) -> dict[str, Any]:
     """Align one row with one seed and measure it, unless that is done already."""
     stage = f"aligned-{file_name(row.name)}-{seed}"
     kept = folder / "rows" / f"{stage}.json"
-    basis = {"script": row.script, "options": row.options, "start": stamps(run.folder / "models" / start)}
+    basis = {"script": row.script, "options": row.options, "searches": searches}
+    basis["start"] = stamps(run.folder / "models" / start)
     if kept.exists() and (found := read_json(kept))["basis"] == json.loads(json.dumps(basis)):
         return dict(found)
     began = time.perf_counter()
@@ -254,7 +268,7 @@ def _done(run: Run, row: Row, start: str, seed: int, folder: Path) -> dict[str, 
         told["agreement"] = agreement(
             run, start, options.get("rewards", ["bought"]), listed, int(options.get("list_depth", 1))
         )
-    measured = Measured.of(run, stage)
+    measured = Measured.of(run, stage, searches)
     found = {
         "basis": basis,
         "told": told,

@@ -13,6 +13,8 @@ from onesearch.retriever import BEAMS, Retriever
 from onesearch.search.fusion import Mode
 
 NAMES: Final[dict[Mode, str]] = {"generate": "generator", "interest": "interest", "both": "both"}
+ALIGNED: Final = "aligned"
+"""The generator after its alignment with rewards."""
 
 
 class GeneratorSystem:
@@ -22,8 +24,9 @@ class GeneratorSystem:
         exact_share: share of the last requests whose answers are those of scoring every item.
     """
 
-    def __init__(self, retriever: Retriever, mode: Mode = "generate") -> None:
-        self.retriever, self.mode, self.name = retriever, mode, NAMES[mode]
+    def __init__(self, retriever: Retriever, mode: Mode = "generate", name: str | None = None) -> None:
+        """`name`: in tables; by default that of the mode."""
+        self.retriever, self.mode, self.name = retriever, mode, name or NAMES[mode]
         self.exact_share: float | None = None
         self.tuned: dict[str, Any] = {"beams": BEAMS} if mode != "interest" else {}
         if mode == "both" and retriever.reader.interest is not None:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from eval.baselines import System
 from eval.baselines.fit import BASELINES, HISTORY_BASELINES, fit_baselines, fit_history_baselines
 from eval.baselines.sasrec import SASRec
-from eval.generator import NAMES, GeneratorSystem
+from eval.generator import ALIGNED, NAMES, GeneratorSystem
 from eval.metrics import METRICS, Bootstrap, per_query
 from eval.trec import write_qrels, write_run
 from eval.unseen import without_seen
@@ -43,7 +43,7 @@ from onesearch.semantic_ids import item_vectors
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
-OWN: Final = tuple(NAMES.values())
+OWN: Final = (*NAMES.values(), ALIGNED)
 DEPTH: Final = 50
 """Items that each system returns."""
 
@@ -99,6 +99,8 @@ def evaluate_run(
     if len(valid) == 0 or len(test) == 0:
         raise UserError("no held-out searches", place=folder / "corpus", remedy="the log needs more events")
     own = GeneratorSystem.all(retriever)
+    if stage == "sft" and settings.reinforce and (run.folder / "models/grpo/config.json").exists():
+        own.append(GeneratorSystem(Retriever.load(folder, "grpo"), name=ALIGNED))
     count = BASELINES if corpus.queries else HISTORY_BASELINES
     steps, fitted = 2 * count + len(own), lambda done: progress(done, steps)
     if corpus.queries:
@@ -158,6 +160,10 @@ def evaluate(
             }
             for name, one in values.items()
             if name != strongest
+        },
+        "alignment": {
+            metric: draws.difference(found, values["generator"][metric]).as_dict()
+            for metric, found in values.get(ALIGNED, {}).items()
         },
         "slices": {
             name: {value: _means(values, inside) for value, inside in parts.items()}

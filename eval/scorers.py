@@ -23,8 +23,8 @@ from onesearch.retriever import Retriever
 from onesearch.search.fusion import Mode
 from onesearch.search.scores import item_log_prob
 
-PAIRS: Final = 16_384
-"""Pairs of a request and an item that are scored at once: bounds memory."""
+PAIRS: Final = 4_096
+"""Pairs of a request and an item that are scored at once: with more the tensors leave the processor's cache."""
 
 
 class GeneratorScores:

@@ -159,8 +159,14 @@ def quantize(
 
 @app.command(epilog="Example: onesearch train --run runs/demo")
 def train(run: RunOption = RUN) -> None:
-    """Train the generator; several processes and other settings: accelerate launch training/sft.py."""
-    _do("train", _open(run))
+    """Train the generator, and align it with rewards; several processes and other settings: accelerate launch
+    training/sft.py and training/grpo.py."""
+    from onesearch.pipeline import STEPS
+
+    opened = _open(run)
+    _do("train", opened)
+    if STEPS["reinforce"].needed(opened):
+        _do("reinforce", opened)
 
 
 @app.command(epilog="Example: onesearch evaluate --run runs/demo")

@@ -108,6 +108,13 @@ def train(run: Run, progress: Progress) -> None:
     train_run(run, progress)
 
 
+def reinforce(run: Run, progress: Progress) -> None:
+    """Align the generator with rewards, into a model of its own."""
+    from training.grpo import train_run
+
+    train_run(run, progress)
+
+
 def evaluate(run: Run, progress: Progress, stage: str = "sft") -> None:
     """Compare the generator with the baselines on held-out searches."""
     from eval.recall import evaluate_run
@@ -161,6 +168,12 @@ def _config(setting: str) -> Callable[[Run], dict[str, Any]]:
     return inputs
 
 
+def _aligned(run: Run) -> dict[str, Any]:
+    """The model that the step `reinforce` made, where there is one."""
+    folder = run.folder / "models/grpo"
+    return {"aligned": stamps(folder)} if run.settings.reinforce and (folder / "config.json").exists() else {}
+
+
 def _aligns(run: Run) -> bool:
     """Whether the method wants an alignment that nobody has made by hand with training/align.py."""
     from onesearch.methods import find_method
@@ -211,12 +224,23 @@ STEPS = {
             _config("sft"),
         ),
         Step(
+            "reinforce",
+            "align it with rewards",
+            reinforce,
+            ("split", "seed", "encoder", "model"),
+            ("corpus", "embeddings", "sid", "models/sft"),
+            ("models/grpo",),
+            _config("grpo"),
+            lambda run: run.settings.reinforce and run.settings.model == "generator",
+        ),
+        Step(
             "evaluate",
             "compare with the baselines",
             evaluate,
-            ("split", "seed", "encoder", "valid_requests", "test_requests"),
+            ("split", "seed", "encoder", "valid_requests", "test_requests", "reinforce"),
             ("corpus", "embeddings", "sid", "models/sft"),
             ("eval/recall.json",),
+            _aligned,
         ),
         Step(
             "search", "search for two households", search, (), ("corpus", "sid", "models/sft"), ("eval/searches.json",)
@@ -242,5 +266,6 @@ def evaluation(stage: str) -> Step:
         title=f"compare {stage} with the baselines",
         work=partial(evaluate, stage=stage),
         reads=("corpus", "embeddings", "sid", f"models/{stage}"),
+        inputs=lambda run: {},
         writes=(f"eval/{stage}/recall.json",),
     )

@@ -43,6 +43,8 @@ class Settings:
         model: the generator, which reads a query and the history that fits it (`training/sft.py`), or a causal model of
             the whole history (`training/sequence.py`).
         sft: YAML of the supervised training; None for the defaults of the script.
+        reinforce: whether the generator is then aligned with rewards, into a model of its own (`training/grpo.py`).
+        grpo: YAML of that; None for the defaults of the script.
     """
 
     source: str = "completejourney"
@@ -62,6 +64,8 @@ class Settings:
     last_level: int | None = 128
     model: Literal["generator", "sequence"] = "generator"
     sft: str | None = None
+    reinforce: bool = True
+    grpo: str | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: object = None) -> Settings:

@@ -93,6 +93,13 @@ def given_text(given: Sequence[Mapping[str, Any]], most: int = 5) -> Text:
     return text.append(f"; and {len(given) - most} more" if len(given) > most else "", "dim")
 
 
+def _change(one: Mapping[str, float], digits: int) -> Text:
+    """A difference above its interval, coloured where that excludes 0."""
+    colour = "green" if one["low"] > 0 else "red" if one["high"] < 0 else ""
+    low, high = (spell_number(one[end], signed=True, digits=digits) for end in ("low", "high"))
+    return Text(spell_number(one["mean"], signed=True, digits=digits), colour).append(f"\n{low}\nto {high}", "dim")
+
+
 def systems_table(results: Mapping[str, Any]) -> Table:
     """Systems by metrics with 95 % intervals, best in bold; then the paired difference to the strongest baseline."""
     systems = results["systems"]
@@ -113,17 +120,14 @@ def systems_table(results: Mapping[str, Any]) -> Table:
             cells.append(cell.append(span, "dim not bold"))
         table.add_row(Text(name, "bold" if name == "generator" else ""), *cells)
     strongest = results.get("strongest_baseline")
-    difference = results.get("differences", {}).get("generator")
-    if strongest and difference:
-        table.add_section()
-        cells = []
-        for metric in shown:
-            one = difference[metric]
-            colour = "green" if one["low"] > 0 else "red" if one["high"] < 0 else ""
-            low, high = (spell_number(one[end], signed=True, digits=digits) for end in ("low", "high"))
-            mean = Text(spell_number(one["mean"], signed=True, digits=digits), colour)
-            cells.append(mean.append(f"\n{low}\nto {high}", "dim"))
-        table.add_row(f"generator\n− {strongest}", *cells)
+    compared = {
+        f"generator\n− {strongest}": results.get("differences", {}).get("generator") if strongest else None,
+        "aligned\n− generator": results.get("alignment"),
+    }
+    for name, difference in compared.items():
+        if difference:
+            table.add_section()
+            table.add_row(name, *(_change(difference[metric], digits) for metric in shown))
     if "unseen" in results:
         table.add_section()
         for name, values in results["unseen"].items():

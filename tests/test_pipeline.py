@@ -18,7 +18,8 @@ from onesearch.pipeline import STEPS
 from onesearch.run import Run
 
 METRICS = {"recall@1", "recall@5", "recall@10", "recall@50", "mrr@10", "ndcg@10"}
-SYSTEMS = {"popularity", "bm25", "dense", "own history", "cascade", "generator"}
+OWN = {"generator", "aligned"}
+SYSTEMS = {"popularity", "bm25", "dense", "own history", "cascade", *OWN}
 TRAINING = {
     "width": 32,
     "layers": [1, 1],
@@ -32,6 +33,15 @@ TRAINING = {
     "learning_rate": 5e-3,
     "logging_steps": 10,
     "eval_steps": 30,
+}
+
+ALIGNMENT = {
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "max_steps": 6,
+    "eval_steps": 3,
+    "valid_requests": 50,
+    "valid_beams": 10,
 }
 
 
@@ -56,6 +66,7 @@ def test_the_demo_on_a_slice_of_the_real_log(tmp_path: Path) -> None:
         "level_sizes": [64, 64],
         "last_level": 64,
         "sft": str(write_yaml(tmp_path / "sft.yaml", TRAINING)),
+        "grpo": str(write_yaml(tmp_path / "grpo.yaml", ALIGNMENT)),
     }
     config, run = write_yaml(tmp_path / "run.yaml", settings), tmp_path / "run"
     done = onesearch("demo", "--run", run, "--config", config)
@@ -80,9 +91,11 @@ def check_results(run: Path) -> None:
             assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
     mean = {system: metrics["mrr@10"]["mean"] for system, metrics in found["systems"].items()}
     assert 0 <= found["exact_share"] <= 1
-    assert found["strongest_baseline"] == max(SYSTEMS - {"generator"}, key=lambda system: mean[system])
+    assert found["strongest_baseline"] == max(SYSTEMS - OWN, key=lambda system: mean[system])
     assert mean["generator"] > 5 * mean["popularity"], "even this little training finds what is meant"
     assert {"query", "spelling", "purchase", "item"} <= set(found["slices"])
+    change = mean["aligned"] - mean["generator"]
+    assert found["alignment"]["mrr@10"]["mean"] == pytest.approx(change, abs=1e-9)
 
 
 def check_items(run: Path) -> None:

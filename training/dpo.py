@@ -19,12 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import TrainingArguments
 
 from onesearch.corpus import TRAIN, Requests
 from onesearch.errors import UserError
-from onesearch.run import Run
-from training.launch import Progress, check_processes, enough_memory, fail, held, parse_options
+from training.launch import Progress, ScriptArguments, parse_options, run_script
 from training.rl.aligned import AlignmentTrainer, moved
 from training.rl.dpo_loss import listwise_dpo, reward_weights
 from training.rl.logged import LoggedLists
@@ -57,10 +55,9 @@ class PreferenceArguments:
 
 
 @dataclass
-class DpoArguments(TrainingArguments):
+class DpoArguments(ScriptArguments):
     """`transformers.TrainingArguments` with defaults for alignment."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
     per_device_train_batch_size: int = 64
@@ -69,18 +66,8 @@ class DpoArguments(TrainingArguments):
     lr_scheduler_type: str = "constant_with_warmup"
     logging_steps: float = 5
     save_steps: float = 50
-    save_total_limit: int | None = 1
-    eval_strategy: str = "steps"
     eval_steps: float | None = 25
     eval_on_start: bool = True
-    report_to: str = "none"
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
-    )
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = torch.cuda.is_available()
 
 
 class DpoTrainer(AlignmentTrainer):
@@ -170,7 +157,8 @@ def train(options: PreferenceArguments, args: DpoArguments, progress: Progress |
     start = begin(options, args)
     logged = None
     if options.lists == "log":
-        logged = LoggedLists(start.corpus, np.flatnonzero(start.split == TRAIN), options.losers)
+        known = start.retriever.table.on_sale
+        logged = LoggedLists.of(start.corpus, np.flatnonzero(start.split == TRAIN), options.losers, known)
         start.keep(((shown := logged(start.events)).kinds == 0).any(1) & (shown.items >= 0).any(1))
     trainer = DpoTrainer(
         args=args,
@@ -196,14 +184,7 @@ def parse(arguments: list[str] | None = None) -> tuple[PreferenceArguments, DpoA
 
 def main() -> None:
     """The entry point of `accelerate launch training/dpo.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(options.run)), enough_memory():
-            train(options, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    run_script(parse, train)
 
 
 if __name__ == "__main__":

@@ -16,19 +16,25 @@ measure. Names of options are `trl.GRPOConfig`'s; batch sizes count searches, ea
     ECPO, GBPO           loss_type: ecpo, or gbpo
     TPMA                 loss_type: tpma, advantage: position, or prefix
     list-reward GRPO     rollout: list, or keywords                   (training/rl/lists.py)
+    logged lists         rollout: log, rewards: [interaction]         (training/rl/logged.py)
 
 All but the first differ from it only where `num_iterations` is 2 or more, or in their advantages.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
+import transformers
+from numpy.typing import NDArray
 
 from onesearch.corpus import TRAIN
 from onesearch.errors import UserError
 from onesearch.run import Run
 from training.karma import Told
-from training.launch import Progress, check_processes, enough_memory, fail, held, parse_options
+from training.launch import Progress, parse_options, run_script
 from training.rl.logged import LoggedLists
 from training.rl.options import LOG, GrpoArguments, PolicyArguments, check
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
@@ -42,12 +48,18 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
     check(options, args)
     start = begin(options, args, args.temperature)
     told = logged = reference = None
+    if options.events is not None:
+        start.keep(np.isin(start.events, read_events(Path(options.events))))
     policy, corpus = start.policy, start.corpus
     if options.rollout == "keywords" and not isinstance(policy, LanguagePolicy):
         remedy = "start from a language model, or use rollout: list"
         raise UserError("only a language model says keywords", place="rollout", value="keywords", remedy=remedy)
     if options.rollout == LOG:
-        logged = LoggedLists(corpus, np.flatnonzero(start.split == TRAIN), args.num_generations)
+        most, on_sale = args.num_generations, start.retriever.table.on_sale
+        if options.shown is None:
+            logged = LoggedLists.of(corpus, np.flatnonzero(start.split == TRAIN), most, on_sale)
+        else:
+            logged = LoggedLists.read(Path(options.shown), corpus, most, on_sale)
         start.keep((logged(start.events).items >= 0).sum(1) > 1)
     if options.karma:
         if not isinstance(policy, GeneratorPolicy) or policy.model.interest is None:
@@ -68,6 +80,26 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
     align(trainer, start, options, options.patience, progress)
 
 
+def read_events(path: Path) -> NDArray[np.int64]:
+    """Row numbers of the log.
+
+    Raises:
+        UserError: no such file, or one without a column `event` of integers.
+    """
+    try:
+        return pl.read_parquet(path, columns=["event"])["event"].cast(pl.Int64).to_numpy()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        remedy = "give a Parquet file with a column `event`"
+        raise UserError(str(error).splitlines()[0], place=path, remedy=remedy) from error
+
+
+def train_run(run: Run, progress: Progress) -> None:
+    """The alignment step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
+    transformers.utils.logging.disable_progress_bar()
+    config = [] if run.settings.grpo is None else ["--config", run.settings.grpo]
+    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
+
+
 def parse(arguments: list[str] | None = None) -> tuple[PolicyArguments, GrpoArguments]:
     """Arguments of the command line over those of the YAML over the defaults.
 
@@ -81,14 +113,7 @@ def parse(arguments: list[str] | None = None) -> tuple[PolicyArguments, GrpoArgu
 
 def main() -> None:
     """The entry point of `accelerate launch training/grpo.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(options.run)), enough_memory():
-            train(options, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    run_script(parse, train)
 
 
 if __name__ == "__main__":

@@ -45,14 +45,12 @@ from training.launch import (
     Guarded,
     Progress,
     Reporter,
-    check_processes,
+    ScriptArguments,
     clear_checkpoints,
-    enough_memory,
-    fail,
-    held,
     keep_freed_memory,
     last_checkpoint,
     parse_options,
+    run_script,
 )
 from training.losses import adversarial_step
 from training.material import Material
@@ -115,10 +113,9 @@ class LanguageArguments:
 
 
 @dataclass
-class StagedArguments(TrainingArguments):
+class StagedArguments(ScriptArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning; the stages give the number of steps."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
     learning_rate: float = 3e-4
     weight_decay: float = 0.01
     per_device_train_batch_size: int = 64
@@ -127,18 +124,8 @@ class StagedArguments(TrainingArguments):
     lr_scheduler_type: str = "cosine"
     logging_steps: float = 20
     save_steps: float = 200
-    save_total_limit: int | None = 1
-    eval_strategy: str = "steps"
     eval_steps: float | None = 200
     eval_on_start: bool = True
-    report_to: str = "none"
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
-    )
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = torch.cuda.is_available()
 
 
 class LanguageTrainer(Guarded):
@@ -378,11 +365,4 @@ def parse(arguments: list[str] | None = None) -> tuple[LanguageArguments, Staged
 
 def main() -> None:
     """The entry point, by way of `training/sft.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(options.run)), enough_memory():
-            train(options, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    run_script(parse, train)

@@ -12,6 +12,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,23 @@ PLACES = ("output_dir", "logging_dir", "resume_from_checkpoint", "disable_tqdm")
 
 RANKS = ("RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """One of them tells a process that it is one of several."""
+
+
+@dataclass
+class ScriptArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with what is the same for every script here."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
+    save_total_limit: int | None = 1
+    eval_strategy: str = "steps"
+    report_to: str = "none"
+    use_cpu: bool = field(
+        default=not torch.accelerator.is_available(),
+        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
+    )
+    remove_unused_columns: bool = False
+    disable_tqdm: bool | None = True
+    dataloader_pin_memory: bool = torch.cuda.is_available()  # the parser ignores a default_factory of a bool
 
 
 def check_processes(environment: Mapping[str, str] = os.environ) -> None:
@@ -200,6 +218,21 @@ def fail(error: UserError) -> int:
     """Tell a mistake of the user in one line; the exit code is 2."""
     sys.stderr.write(f"onesearch: {' '.join(str(error).split())}\n")
     return 2
+
+
+def run_script(parse: Callable[[], tuple[Any, Any]], train: Callable[[Any, Any], Any]) -> Any:
+    """The entry point of a script: what `train` returns for what `parse` reads, the run being held meanwhile.
+
+    A mistake of the user ends the process with one line.
+    """
+    try:
+        check_processes()
+        options, args = parse()
+        args.disable_tqdm = False
+        with held(Run.open(options.run)), enough_memory():
+            return train(options, args)
+    except UserError as error:
+        raise SystemExit(fail(error)) from None
 
 
 def keep_freed_memory() -> None:

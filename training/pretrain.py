@@ -41,14 +41,11 @@ from training.batches import Events, SimilarLengths
 from training.launch import (
     UNNAMED,
     Guarded,
-    check_processes,
     clear_checkpoints,
-    enough_memory,
-    fail,
-    held,
     keep_freed_memory,
     last_checkpoint,
     parse_options,
+    run_script,
 )
 from training.sft import SftArguments
 
@@ -225,14 +222,7 @@ def parse(arguments: list[str] | None = None) -> tuple[PretrainArguments, Pretra
 
 def main() -> None:
     """The entry point of `accelerate launch training/pretrain.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(options.run)), enough_memory():
-            pretrain(options, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    run_script(parse, pretrain)
 
 
 if __name__ == "__main__":

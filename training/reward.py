@@ -37,14 +37,11 @@ from training.launch import (
     Guarded,
     Progress,
     Reporter,
-    check_processes,
     clear_checkpoints,
-    enough_memory,
-    fail,
-    held,
     keep_freed_memory,
     last_checkpoint,
     parse_options,
+    run_script,
 )
 from training.reward_check import judged_lists, summary, summary_table
 from training.reward_fit import calibrate, choose_weights
@@ -140,25 +137,17 @@ def parse(arguments: list[str] | None = None) -> tuple[RewardArguments, RewardTr
     """Arguments of the command line over those of the YAML over the defaults.
 
     Raises:
-        UserError: the YAML has an option that does not exist.
+        UserError: the YAML has an option that does not exist, or one that cannot be.
     """
     options, args = parse_options((RewardArguments, RewardTrainingArguments), __doc__, arguments)
+    options.check()
     return options, args
 
 
 def main() -> None:
     """The entry point of `accelerate launch training/reward.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        options.check()
-        args.disable_tqdm = False
-        with held(Run.open(options.run)), enough_memory():
-            values = train(options, args)
-        if values:
-            Console().print(summary_table(values))
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    if values := run_script(parse, train):
+        Console().print(summary_table(values))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import Sampler
-from transformers import AutoConfig, TrainingArguments
+from transformers import AutoConfig
 from transformers.trainer_callback import PrinterCallback
 
 from onesearch.context.sequence import ItemContent, SequenceBuilder
@@ -40,14 +40,12 @@ from training.launch import (
     Guarded,
     Progress,
     Reporter,
-    check_processes,
+    ScriptArguments,
     clear_checkpoints,
-    enough_memory,
-    fail,
-    held,
     keep_freed_memory,
     last_checkpoint,
     parse_options,
+    run_script,
 )
 from training.modes import validation
 
@@ -82,10 +80,9 @@ class ModelArguments:
 
 
 @dataclass
-class SequenceArguments(TrainingArguments):
+class SequenceArguments(ScriptArguments):
     """`transformers.TrainingArguments` with defaults for histories."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     adam_beta2: float = 0.98
@@ -96,20 +93,11 @@ class SequenceArguments(TrainingArguments):
     lr_scheduler_type: str = "cosine"
     logging_steps: float = 50
     save_strategy: str = "epoch"
-    save_total_limit: int | None = 1
     eval_strategy: str = "epoch"
     load_best_model_at_end: bool | None = True
     metric_for_best_model: str | None = "ndcg@10"
     greater_is_better: bool | None = True
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    report_to: str = "none"
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
-    )
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = torch.cuda.is_available()
 
 
 Ranked = Callable[[], tuple[dict[str, float], float]]
@@ -264,14 +252,7 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SequenceA
 
 def main() -> None:
     """The entry point of `accelerate launch training/sequence.py`."""
-    try:
-        check_processes()
-        model_args, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(model_args.run)), enough_memory():
-            train(model_args, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    run_script(parse, train)
 
 
 if __name__ == "__main__":

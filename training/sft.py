@@ -21,7 +21,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
-from transformers import AutoConfig, TrainingArguments
+from transformers import AutoConfig
 from transformers.trainer_callback import PrinterCallback
 
 from onesearch.context.batch import HALF_LIVES, SLOT_FEATURES, ContextBuilder
@@ -45,15 +45,13 @@ from training.launch import (
     Guarded,
     Progress,
     Reporter,
-    check_processes,
+    ScriptArguments,
     clear_checkpoints,
-    enough_memory,
-    fail,
-    held,
     keep_freed_memory,
     last_checkpoint,
     option,
     parse_options,
+    run_script,
 )
 from training.validation import interest_validation, validation
 
@@ -114,10 +112,9 @@ class ModelArguments:
 
 
 @dataclass
-class SftArguments(TrainingArguments):
+class SftArguments(ScriptArguments):
     """`transformers.TrainingArguments` with the defaults of the demo."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     adam_beta2: float = 0.98
@@ -128,17 +125,7 @@ class SftArguments(TrainingArguments):
     lr_scheduler_type: str = "cosine"
     logging_steps: float = 50
     save_steps: float = 500
-    save_total_limit: int | None = 1
-    eval_strategy: str = "steps"
     eval_steps: float | None = 500
-    report_to: str = "none"
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
-    )
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = torch.cuda.is_available()  # the parser ignores a default_factory of a bool
 
 
 class SftTrainer(Guarded):
@@ -326,16 +313,10 @@ def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArgume
 
 def main() -> None:
     """The entry point of `accelerate launch training/sft.py`."""
-    try:
-        if option("model", "generator") == "language":
-            return language.main()
-        check_processes()
-        model_args, args = parse()
-        args.disable_tqdm = False
-        with held(Run.open(model_args.run)), enough_memory():
-            train(model_args, args)
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    if option("model", "generator") == "language":
+        language.main()
+    else:
+        run_script(parse, train)
 
 
 if __name__ == "__main__":

@@ -26,26 +26,32 @@ WEIGHTS: Final = (2.0, 2.0, 1.0, 1.0, 0.0)
 """TPMA's of five codes."""
 
 
-def group(rewards: Tensor, there: Tensor | None = None, scale: Scale = "group") -> Tensor:
+def group(rewards: Tensor, there: Tensor | None = None, scale: Scale = "group", chance: Tensor | None = None) -> Tensor:
     """(B, G) the rewards (B, G) against their group's mean, over a deviation.
 
     Args:
         there: (B, G) bool, which samples exist; the others count nowhere and get 0. By default all.
         scale: the deviation is the group's, that of all rewards ("batch", which several processes must share), or 1.
+        chance: (B, G) how likely each sample is among its group, together 1; by default all alike. Different samples
+            are not as frequent as draws would be: with their chance as weight, in the mean and in what is returned,
+            the gradient is that of the expected reward among them (minimum risk training, Shen et al. 2016,
+            https://arxiv.org/abs/1512.02433).
     """
     there = torch.ones_like(rewards, dtype=torch.bool) if there is None else there
-    apart = _centred(rewards, there)
+    apart = _centred(rewards, there, chance)
     if scale == "group":
-        return apart / (deviation(rewards, there) + SPREAD).unsqueeze(-1)
-    if scale == "batch":
-        return apart / (rewards[there].std() + SPREAD)
-    return apart
+        apart = apart / (deviation(rewards, there, chance) + SPREAD).unsqueeze(-1)
+    elif scale == "batch":
+        apart = apart / (rewards[there].std() + SPREAD)
+    return apart if chance is None else apart * chance * there.sum(-1, keepdim=True)
 
 
-def deviation(rewards: Tensor, there: Tensor) -> Tensor:
-    """(B,) standard deviation of each group's rewards, with G - 1 in the denominator."""
+def deviation(rewards: Tensor, there: Tensor, chance: Tensor | None = None) -> Tensor:
+    """(B,) standard deviation of each group's rewards, with G - 1 in the denominator; `chance` as for `group`."""
     number = there.sum(-1)
-    return (_centred(rewards, there).square().sum(-1) / (number - 1).clamp(min=1)).sqrt()
+    square = _centred(rewards, there, chance).square()
+    total = square.sum(-1) if chance is None else (square * chance).sum(-1) * number
+    return (total / (number - 1).clamp(min=1)).sqrt()
 
 
 class PositionAware(NamedTuple):
@@ -96,8 +102,11 @@ def list_rewards(relevance: Tensor) -> Tensor:
     return relevance @ rank_weights(relevance.shape[-1], relevance.device)
 
 
-def _centred(values: Tensor, there: Tensor) -> Tensor:
+def _centred(values: Tensor, there: Tensor, chance: Tensor | None = None) -> Tensor:
     """(..., G) minus the mean of those that are there; 0 where they are not."""
-    number = there.sum(-1, keepdim=True).clamp(min=1)
     known = values.masked_fill(~there, 0)
-    return (known - known.sum(-1, keepdim=True) / number).masked_fill(~there, 0)
+    if chance is None:
+        mean = known.sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1)
+    else:
+        mean = (known * chance).sum(-1, keepdim=True)
+    return (known - mean).masked_fill(~there, 0)

@@ -6,12 +6,10 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Final, get_args
 
-import torch
-from transformers import TrainingArguments
-
 from onesearch.errors import UserError
+from training.launch import ScriptArguments
 from training.rl import advantages, losses
-from training.rl.rollouts import KINDS, LISTED
+from training.rl.rollouts import DISTINCT, KINDS, LISTED
 
 ADVANTAGES: Final = ("group", "position", "prefix")
 LOG: Final = "log"
@@ -28,19 +26,29 @@ class PolicyArguments:
     reference: str | None = field(
         default=None, metadata={"help": "Run folder of the reference model, if not the policy's own start."}
     )
-    recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
+    recent: float = field(default=0.1, metadata={"help": "Learn from this last share of the training events."})
+    events: str | None = field(
+        default=None, metadata={"help": "Learn from these only: Parquet with a column `event`, row numbers of the log."}
+    )
     rewards: list[str] = field(
         default_factory=lambda: ["bought"],
         metadata={"help": "bought, prefix, category, interaction, model, or package.module:function."},
     )
     rollout: str = field(default="distinct", metadata={"help": "distinct, sample, beam, list, keywords or log."})
+    shown: str | None = field(
+        default=None, metadata={"help": "With rollout: log, a Parquet file of lists, not the corpus's own impressions."}
+    )
     propensity: str = field(
-        default="none", metadata={"help": "With rollout: log, weigh rewards by the inverse chance to look: position."}
+        default="none", metadata={"help": "With rollout: log, weigh clicks by the inverse chance to look: position."}
     )
     propensity_eta: float = field(default=1.0, metadata={"help": "A rank is looked at with (1 + rank)^-eta."})
     propensity_clip: float = field(default=10.0, metadata={"help": "No weight is more than this."})
     advantage: str = field(
         default="group", metadata={"help": "group; or TPMA's: position as published, prefix where all before match."}
+    )
+    group_weights: str = field(
+        default="auto",
+        metadata={"help": "Samples count even, or by their chance in the group; auto: by chance if they are distinct."},
     )
     position_weights: list[float] = field(
         default_factory=lambda: [2.0, 2.0, 1.0, 1.0, 0.0], metadata={"help": "TPMA's weight of each code."}
@@ -71,11 +79,10 @@ class PolicyArguments:
 
 
 @dataclass
-class GrpoArguments(TrainingArguments):
+class GrpoArguments(ScriptArguments):
     """`transformers.TrainingArguments` with defaults for alignment, and the options of `trl.GRPOConfig`."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Checkpoints; by default models/STAGE of the run."})
-    num_generations: int = field(default=8, metadata={"help": "Samples of each search."})
+    num_generations: int = field(default=16, metadata={"help": "Samples of each search."})
     temperature: float = field(default=1.0, metadata={"help": "Of sampling, and of the policy that learns."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the reference."})
     use_bias_correction_kl: bool = field(default=True, metadata={"help": "Weigh it by the importance ratios."})
@@ -89,24 +96,14 @@ class GrpoArguments(TrainingArguments):
     reward_weights: list[float] | None = field(default=None, metadata={"help": "One for each reward; by default 1."})
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
-    per_device_train_batch_size: int = 64
-    max_steps: int = 100
+    per_device_train_batch_size: int = 128
+    max_steps: int = 30
     warmup_steps: float = 5
     lr_scheduler_type: str = "constant_with_warmup"
     logging_steps: float = 5
     save_steps: float = 50
-    save_total_limit: int | None = 1
-    eval_strategy: str = "steps"
-    eval_steps: float | None = 25
+    eval_steps: float | None = 15
     eval_on_start: bool = True
-    report_to: str = "none"
-    use_cpu: bool = field(
-        default=not torch.accelerator.is_available(),
-        metadata={"help": "Use the CPU; by default where there is nothing else, so that several processes work there."},
-    )
-    remove_unused_columns: bool = False
-    disable_tqdm: bool | None = True
-    dataloader_pin_memory: bool = torch.cuda.is_available()
 
 
 def check(options: PolicyArguments, args: GrpoArguments) -> None:
@@ -120,6 +117,7 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         "importance_sampling_level": (args.importance_sampling_level, get_args(losses.Level)),
         "scale_rewards": (args.scale_rewards, get_args(advantages.Scale)),
         "rollout": (options.rollout, (*KINDS, LOG)),
+        "group_weights": (options.group_weights, ("auto", "even", "chance")),
         "propensity": (options.propensity, ("none", "position")),
         "advantage": (options.advantage, ADVANTAGES),
         "list_follow": (options.list_follow, ("nothing", "best")),
@@ -129,6 +127,9 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
             near = difflib.get_close_matches(str(value), values, 1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(values)}"
             raise UserError("unknown value", place=name, value=value, remedy=remedy)
+    if options.group_weights == "chance" and options.rollout not in DISTINCT:
+        problem, remedy = "independent draws are as frequent as they are likely already", "use even"
+        raise UserError(problem, place="group_weights", value="chance", remedy=remedy)
     if args.num_generations < 2:
         remedy = "use 2 or more"
         raise UserError(
@@ -158,7 +159,34 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         raise UserError(
             "only single items match position by position", place="advantage", value=options.advantage, remedy=remedy
         )
+    _check_logged(options, args)
     if args.loss_type == "gbpo" and args.importance_sampling_level == "sequence":
         raise UserError(
             "gbpo bounds each code's ratio", place="importance_sampling_level", value="sequence", remedy="use token"
+        )
+
+
+def _check_logged(options: PolicyArguments, args: GrpoArguments) -> None:
+    """What is told of lists that were shown needs such lists, and something that it changes."""
+    for name, default in (("shown", None), ("propensity", "none")):
+        if getattr(options, name) != default and options.rollout != LOG:
+            remedy = f"use rollout: {LOG}"
+            raise UserError(
+                "only lists that were shown have it", place=name, value=getattr(options, name), remedy=remedy
+            )
+    if options.propensity == "none":
+        return
+    if not options.propensity_eta >= 0 or not options.propensity_clip >= 1:
+        place, value = "propensity_eta, propensity_clip", (options.propensity_eta, options.propensity_clip)
+        raise UserError("a chance cannot be", place=place, value=value, remedy="use at least 0 and at least 1")
+    if not any(name == "interaction" or ":" in name for name in options.rewards):
+        remedy = "use rewards: [interaction]"
+        raise UserError("no reward depends on who looked", place="propensity", value=options.rewards, remedy=remedy)
+    if args.scale_rewards == "group":
+        remedy = "use scale_rewards: batch, or none"
+        raise UserError(
+            "divides each list by the deviation that its weights make, which takes them back",
+            place="scale_rewards",
+            value=args.scale_rewards,
+            remedy=remedy,
         )

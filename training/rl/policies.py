@@ -153,7 +153,7 @@ class LanguagePolicy(nn.Module):
         ids, used = self.reader.writer.write(requests, keywords, ask=ask).tokens.padded(0)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(used)}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def say(self, inputs: Mapping[str, Any], group: int, most: int, keys: Tensor) -> tuple[Tensor, Tensor]:
         """`group` texts for each of B prompts: (B, G, T) tokens and which are said, the end among them.
 
@@ -181,7 +181,7 @@ class LanguagePolicy(nn.Module):
             if not bool(going.any()):
                 break
         shape = (len(ids) // group, group, said.shape[1])
-        return said.view(shape).clone(), there.view(shape).clone()
+        return said.view(shape), there.view(shape)
 
     def without_end(self, said: Ragged) -> Ragged:
         """Texts without the token that ends them."""

@@ -4,14 +4,17 @@
 
 `prompts` are n queries, `completions` the texts of n semantic IDs and `completion_ids` their codes; `columns` are lists
 of n values of each: `item_id` and `target_id` (what was generated, and what was bought), `item` and `target` (the
-same as row numbers of the catalogue), `user_id` (None for nobody known) and `event` (row number of the log). A function
-of one's own is named `package.module:function` in the YAML; these are named shortly:
+same as row numbers of the catalogue), `user_id` (None for nobody known) and `event` (row number of the log). Of lists
+that the log has shown there is also `kind` (the strongest event with the item, as a position in `EVENT_KINDS`), and
+with `propensity` also `weight` (the inverse chance that it was looked at). A function of one's own is named
+`package.module:function` in the YAML; these are named shortly:
 
 - `bought`: 1 for the item that was bought.
 - `prefix`: which share of the target's codes, from the first on, the item has too.
 - `category`: which share of the target's category path, from the root on, the item has too.
 - `interaction`: what the user did with the item in answer to this search: 1 for a purchase, .75 for a click, .25
-  where it was only shown (OneSearch-V2 counts an order more than a click; the numbers are ours).
+  where it was only shown (OneSearch-V2 counts an order more than a click; the numbers are ours). What is above being
+  shown needed a look, so that this part counts `weight` times.
 - `model`: what the reward model of the run says (`training/reward.py`).
 
 Rewards add up by their weights.
@@ -23,7 +26,7 @@ import difflib
 import importlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -35,6 +38,7 @@ from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.errors import UserError
 from onesearch.run import Run
 from onesearch.sid import SidTable
+from training.rl.logged import searches
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +100,8 @@ def _interaction(known: Known) -> RewardFunction:
     corpus = known.corpus
     worth = np.array([WORTH[kind] for kind in EVENT_KINDS])
     number = len(corpus.items)
-    # all events of a search have one query and one `history_end`
-    search = corpus.history_end * (len(corpus.queries) + 1) + corpus.query + 1
-    searches, group = np.unique(search, return_inverse=True)
+    search = searches(corpus, np.arange(len(corpus.user)))
+    groups, group = np.unique(search, return_inverse=True)
     pair = group * number + corpus.item
     order = np.lexsort((corpus.kind, pair))  # of several events with one item the strongest is the last
     last = np.append(pair[order][1:] != pair[order][:-1], True)
@@ -107,9 +110,13 @@ def _interaction(known: Known) -> RewardFunction:
     def interaction(
         prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
     ) -> NDArray[np.floating]:
-        asked = np.searchsorted(searches, search[columns["event"]]) * number + columns["item"]
-        place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
-        return np.where(pairs[place] == asked, worth[kinds[place]], 0.0)
+        kind = columns.get("kind")
+        if kind is None:
+            asked = np.searchsorted(groups, search[columns["event"]]) * number + columns["item"]
+            place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
+            kind = np.where(pairs[place] == asked, kinds[place], -1)
+        shown = WORTH["impression"]
+        return np.where(kind >= 0, shown + (worth[kind] - shown) * columns.get("weight", 1.0), 0.0)
 
     return interaction
 
@@ -209,8 +216,13 @@ class Rewards:
         self._users = known.corpus.users["user_id"]
         self._still = dict.fromkeys(names, 0)
 
-    def __call__(self, requests: Requests, items: NDArray[np.integer]) -> Earned:
+    def __call__(
+        self, requests: Requests, items: NDArray[np.integer], more: Mapping[str, NDArray[Any]] | None = None
+    ) -> Earned:
         """What items (B, G) earn as answers to B requests; an item of -1, which is none, earns 0.
+
+        Args:
+            more: (B, G) further columns.
 
         Raises:
             UserError: a reward that is not a number, or too many or too few of them.
@@ -231,6 +243,7 @@ class Rewards:
             "target_id": ids[np.maximum(target, 0)].to_list(),
             "user_id": users,
             "event": np.repeat(requests.event, group),
+            **{name: values.reshape(-1) for name, values in (more or {}).items()},
         }
         completions, codes = [table.text(one) for one in item.tolist()], table.codes[item].tolist()
         each = {}

@@ -28,6 +28,8 @@ from training.rl.policies import GeneratorPolicy, LanguagePolicy
 
 KINDS: Final = ("distinct", "sample", "beam", "list", "keywords")
 LISTED: Final = ("list", "keywords")
+DISTINCT: Final = ("distinct", "beam", "list")
+"""Those whose samples are different."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Rollout:
         inputs: what the policy read to say them.
         codes: (B, G, l) what it said. used: (B, G, l) bool, which of it counts.
         items: (B, G) int64 items, or (B, G, k) lists of them; -1 in empty places.
+        log_prob: (B, G) of what was sampled when it was.
         words: whether the codes are tokens of text.
         texts: B * G of them, where they are.
     """
@@ -46,8 +49,14 @@ class Rollout:
     codes: Tensor
     used: Tensor
     items: NDArray[np.int64]
+    log_prob: Tensor
     words: bool = False
     texts: Sequence[str] = ()
+
+    @property
+    def chance(self) -> Tensor:
+        """(B, G) how likely each sample is among those of its group; 0 where there is none."""
+        return self.log_prob.masked_fill(~self.there, -torch.inf).softmax(-1).nan_to_num(0)
 
     @property
     def there(self) -> Tensor:
@@ -89,7 +98,7 @@ def roll_out(
     if rolling.kind == "list":
         found = lists_below(scorer, rolling.depth, group, rolling.length, temperature, random=keys)
         codes = found.best if rolling.follow == "best" else found.codes
-        items, there = found.items, found.there
+        items, there, log_prob = found.items, found.there, found.log_prob
     else:
         if rolling.kind == "beam":
             one: Any = beam_search(scorer, max(rolling.beams, group), group)
@@ -97,9 +106,10 @@ def roll_out(
             draw: Any = sample if rolling.kind == "sample" else sample_without_replacement
             one = draw(scorer, group, temperature, random=keys)
         codes, items, there = codes_of(scorer.index, one.nodes), one.items, one.items >= 0
+        log_prob = one.log_prob
     used = there.unsqueeze(-1).expand(codes.shape)
     # what comes from a search cannot take part in gradients; copies can
-    return Rollout(inputs, codes.clone(), used.clone(), items.cpu().numpy().astype(np.int64))
+    return Rollout(inputs, codes.clone(), used.clone(), items.cpu().numpy().astype(np.int64), log_prob.clone())
 
 
 def _keywords(policy: GeneratorPolicy | LanguagePolicy, requests: Requests, rolling: Rolling, keys: Tensor) -> Rollout:
@@ -113,4 +123,5 @@ def _keywords(policy: GeneratorPolicy | LanguagePolicy, requests: Requests, roll
     scorer: Any = policy.scorer(policy.encode(repeated, keywords=policy.without_end(said)))
     found = beam_search(scorer, max(rolling.beams, rolling.length), rolling.length)
     items = found.items.view(batch, group, rolling.length).cpu().numpy().astype(np.int64)
-    return Rollout(inputs, tokens, used, items, words=True, texts=policy.spelt(said))
+    alike = torch.zeros(batch, group, device=tokens.device)  # draws, and so as frequent as they are likely
+    return Rollout(inputs, tokens, used, items, alike, words=True, texts=policy.spelt(said))

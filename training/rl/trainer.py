@@ -20,11 +20,11 @@ from training.karma import Told
 from training.rl import advantages, losses
 from training.rl.aligned import AlignmentTrainer, moved
 from training.rl.lists import ListWeights, reward_lists
-from training.rl.logged import LoggedLists, examination, inverse_propensity
+from training.rl.logged import LoggedLists, Shown, examination, inverse_propensity
 from training.rl.options import GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
-from training.rl.rollouts import LISTED, Rolling, Rollout, roll_out
+from training.rl.rollouts import DISTINCT, LISTED, Rolling, Rollout, roll_out
 
 log = logging.getLogger(__name__)
 
@@ -149,30 +149,30 @@ class GrpoTrainer(AlignmentTrainer):
             shown = self.logged(events)
             codes = torch.from_numpy(self.retriever.table.codes[shown.items].astype(np.int64)).to(args.device)
             used = torch.from_numpy(shown.items >= 0).to(args.device).unsqueeze(-1).expand(codes.shape)
-            rollout = Rollout(policy.encode(requests), codes, used.clone(), shown.items)
+            alike = torch.zeros(shown.items.shape, device=args.device)
+            rollout = Rollout(policy.encode(requests), codes, used.clone(), shown.items, alike)
         if more.rollout in LISTED:
             weights = ListWeights(wanted=max(more.keyword_tokens // 2, 1))
             end = policy.reader.writer.words.tokenizer.eos_token_id if isinstance(policy, LanguagePolicy) else None
             total, each = reward_lists(rollout, requests, self.rewards, weights, end)
         else:
-            earned = self.rewards(requests, rollout.items)
+            earned = self.rewards(requests, rollout.items, self._seen_by_users(shown))
             total, each = torch.from_numpy(earned.total), earned.each
-        if shown is not None and more.propensity != "none":
-            chance = examination(shown.ranks, more.propensity_eta)
-            total = total * torch.from_numpy(inverse_propensity(chance, more.propensity_clip).astype(np.float32))
         total = total.to(rollout.codes.device)
-        spread = advantages.deviation(total, rollout.there)
+        weighed = more.group_weights == "chance" or (more.group_weights == "auto" and more.rollout in DISTINCT)
+        chance = rollout.chance if weighed else None
+        spread = advantages.deviation(total, rollout.there, chance)
         self.note("frac_reward_zero_std", (spread <= 1e-8).float())
-        self.note("reward", total[rollout.there])
+        self.note("reward", total[rollout.there] if chance is None else (total * chance).sum(-1))
         self.note("reward_std", spread)
         for name, one in each.items():
             self.note(f"rewards/{name}/mean", torch.from_numpy(one))
         gates = None
         if args.scale_rewards == "batch":
             everybody = self.accelerator.gather(total)
-            advantage = advantages.group(total, rollout.there, "none") / (everybody.std() + advantages.SPREAD)
+            advantage = advantages.group(total, rollout.there, "none", chance) / (everybody.std() + advantages.SPREAD)
         else:
-            advantage = advantages.group(total, rollout.there, args.scale_rewards)
+            advantage = advantages.group(total, rollout.there, args.scale_rewards, chance)
         if more.advantage != "group":
             truths = torch.from_numpy(self.retriever.table.codes[requests.target].astype(np.int64))[:, None]
             found = advantages.position_aware(
@@ -194,6 +194,15 @@ class GrpoTrainer(AlignmentTrainer):
                 reference = self.reference(moved(rollout.inputs, args.device), rollout.codes, **words)["log_prob"]
         policy.train(training)
         return Kept(requests, rollout, advantage, gates, reference)
+
+    def _seen_by_users(self, shown: Shown | None) -> dict[str, NDArray[Any]]:
+        """(B, G) columns for the rewards: what was done with what was shown, and what doing it counts."""
+        if shown is None:
+            return {}
+        if self.options.propensity == "none":
+            return {"kind": shown.kinds}
+        looked = examination(shown.ranks, self.options.propensity_eta)
+        return {"kind": shown.kinds, "weight": inverse_propensity(looked, self.options.propensity_clip)}
 
     def _with_signal(self, spread: Tensor, number: int) -> Tensor | None:
         """DAPO's dynamic sampling: (number,) the groups to learn from, those with different rewards first."""

@@ -26,6 +26,21 @@ def test_samples_that_do_not_exist_count_nowhere() -> None:
     torch.testing.assert_close(deviation(rewards, there), torch.tensor([math.sqrt(0.5)]))
 
 
+def test_different_samples_weighed_by_their_chance_give_the_gradient_of_the_expected_reward() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.5, 9.0]])
+    there = torch.tensor([[True, True, True, False]])
+    logit = torch.tensor([[0.2, 1.5, -1.0, 0.0]], requires_grad=True)
+    log_prob = logit.masked_fill(~there, -torch.inf).log_softmax(-1)
+    chance = log_prob.detach().exp()
+    (expected,) = torch.autograd.grad((log_prob.exp() * rewards).sum(), logit, retain_graph=True)
+    advantage = group(rewards, there, "none", chance)
+    surrogate = (advantage[there] * log_prob[there]).sum() / there.sum()
+    torch.testing.assert_close(torch.autograd.grad(surrogate, logit)[0], expected)
+    even = torch.full((1, 3), 1 / 3)
+    torch.testing.assert_close(deviation(rewards[:, :3], there[:, :3], even), rewards[0, :3].std()[None])
+    torch.testing.assert_close(group(rewards[:, :3], chance=even), group(rewards[:, :3]))
+
+
 def test_tpma_as_published_rewards_a_later_match_after_a_wrong_first_code() -> None:
     """Two samples against (1, 2, 3), weights 2, 1, 1: one has the wrong first code and the rest right."""
     codes, truths = torch.tensor([[[1, 2, 9], [7, 2, 3]]]), torch.tensor([[[1, 2, 3]]])

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from made_up import TINY as SHOP
 from made_up import write_yaml
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from onesearch.cli import app
+from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.errors import UserError
 from onesearch.files import read_json
-from onesearch.retriever import Retriever
-from training import dpo, grpo
+from onesearch.retriever import Request, Retriever
+from training import dpo, evolve, grpo, sft
 from training.rl import trainer as trainers
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +94,7 @@ def test_what_is_rewarded_becomes_more_frequent(new_run: Callable[[str], Path], 
     steps = {"max_steps": 24, "eval_strategy": "no", "save_strategy": "no", "learning_rate": 3e-3}
     reward = f"{__name__}:{'first_kinds' if more['rollout'] == 'list' else 'cheap'}"
     grpo.train(*grpo.parse(options(run, rewards=[reward], **{**steps, **more})))
-    rewards = list(curve(run, f"rewards/{reward}/mean").values())
+    rewards = list(curve(run, "reward").values())
     assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.1
     before, after = (load_file(run / f"models/{stage}/model.safetensors") for stage in ("sft", "grpo"))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
@@ -220,6 +223,7 @@ def test_a_reward_without_signal_is_told(new_run: Callable[[str], Path], caplog:
     [
         ({"num_generations": 1}, "num_generations: a group of one has nobody to be compared with"),
         ({"loss_type": "grp"}, r"loss_type: unknown value: 'grp' \(did you mean 'grpo'\?\)"),
+        ({"rollout": "sample", "group_weights": "chance"}, "group_weights: independent draws are as frequent"),
         ({"rollout": "keywords"}, "rollout: only a language model says keywords"),
         ({"rollout": "log"}, "nothing was shown in this log"),
         ({"rollout": "list", "advantage": "prefix"}, "advantage: only single items match position by position"),
@@ -237,6 +241,65 @@ def test_what_cannot_be(trained_run: Path, tmp_path: Path, more: dict[str, Any],
     values = {**TINY, "run": str(trained_run), "stage": "grpo", "output_dir": str(tmp_path / "out"), **more}
     with pytest.raises(UserError, match=message):
         grpo.train(*grpo.parse(["--config", str(write_yaml(tmp_path / "grpo.yaml", values))]))
+
+
+def test_karmas_losses_are_learnt_beside_the_rewards(quantized_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(quantized_run, tmp_path / "run"))
+    given = {**SHOP, "run": str(run), "interest": 8, "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
+    sft.train(*sft.parse(["--config", str(write_yaml(tmp_path / "sft.yaml", given))]))
+    grpo.train(*grpo.parse(options(run, karma=0.5, max_steps=4, eval_strategy="no", save_strategy="no")))
+    assert all(value > 0 for value in curve(run, "action").values())
+    before, after = (load_file(run / f"models/{stage}/model.safetensors") for stage in ("sft", "grpo"))
+    assert not np.array_equal(before["interest.head.project.weight"], after["interest.head.project.weight"])
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+@pytest.mark.parametrize("rollout", ["distinct", "keywords"])
+def test_language_models_are_aligned_too(
+    language_run: Callable[[str], Path], tmp_path: Path, family: str, rollout: str
+) -> None:
+    run = Path(shutil.copytree(language_run(family), tmp_path / "run"))
+    more = {"rollout": rollout, "list_length": 3, "num_generations": 3, "keyword_tokens": 4, "beta": 0.01, "sft": 0.1}
+    grpo.train(*grpo.parse(options(run, max_steps=3, per_device_train_batch_size=4, save_strategy="no", **more)))
+    assert list(curve(run, "ratio").values()) == pytest.approx([1.0] * 3, abs=1e-4)
+    assert curve(run, "sft")[1] > 0
+    assert curve(run, "kl")[1] == pytest.approx(0, abs=1e-4 if family == "llama" else 1e-2), "BART drops out"
+    retriever = Retriever.load(run, "grpo")
+    assert read_json(run / "models/grpo/config.json")["normalise"] == "children"
+    (answer,) = retriever.search([Request("dog food")], 3)
+    assert len(answer.hits) == 3 and answer.mass is None
+
+
+def test_some_events_only_are_learnt_from(new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run("run")
+    corpus = Corpus.load(run / "corpus")
+    chosen = np.flatnonzero(make_split(corpus) == TRAIN)[::5][:40]
+    pl.DataFrame({"event": chosen}).write_parquet(run.parent / "events.parquet")
+    seen: list[int] = []
+    rolled = trainers.GrpoTrainer.rolled
+    monkeypatch.setattr(
+        trainers.GrpoTrainer, "rolled", lambda self, events: (seen.extend(events.tolist()), rolled(self, events))[1]
+    )
+    grpo.train(*grpo.parse(options(run, events=str(run.parent / "events.parquet"), max_steps=4)))
+    assert len(seen) == 64 and set(seen) <= set(chosen.tolist())
+    with pytest.raises(UserError, match=r"events\.json"):
+        grpo.train(*grpo.parse(options(run, events=str(run.parent / "events.json"))))
+
+
+def test_the_loop_learns_from_failures_and_then_from_what_was_solved(
+    new_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run("run")
+    arguments = options(run, sft=0.1, max_steps=6, per_device_train_batch_size=4, learning_rate=3e-3)
+    told = evolve.evolve(arguments, rounds=2, sample=200, k=1)
+    assert len(told) == 2
+    for one in told:
+        assert 0 < one["failed"] < one["looked at"] == 200 and 0 < one["solved"] <= one["failed"]
+        assert one["solved"] < one["learnt"] <= 2 * one["solved"]
+    for number in (1, 2):
+        assert (run / f"models/evolve-{number}/model.safetensors").exists()
+        failed = set(pl.read_parquet(run / f"models/evolve-{number}-policy.parquet")["event"])
+        assert len(failed) == told[number - 1]["failed"]
 
 
 def test_a_reference_with_another_sid_table(new_run: Callable[[str], Path]) -> None:

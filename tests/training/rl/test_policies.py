@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 from made_up import TINY, write_yaml
-from tiny_backbones import write_backbone
 
 from onesearch.corpus import TRAIN, VALID, Requests, make_split, sample_requests
 from onesearch.retriever import Retriever
 from onesearch.search import codes_of, sample, sample_without_replacement
-from training import language, sft
+from training import sft
 from training.rl.policies import GeneratorPolicy, LanguagePolicy, policy_of
 from training.rl.rollouts import Rolling, roll_out
-
-STAGES = [{"name": "one", "steps": 3, "tasks": {"personalised": 1}}]
 
 
 def requests_of(retriever: Retriever, size: int = 6) -> Requests:
@@ -30,38 +26,6 @@ def requests_of(retriever: Retriever, size: int = 6) -> Requests:
 def made(retriever: Retriever, temperature: float = 1.0) -> GeneratorPolicy | LanguagePolicy:
     before = np.flatnonzero(make_split(retriever.corpus) == TRAIN)
     return policy_of(retriever.reader, retriever.table, temperature, before).eval()
-
-
-@pytest.fixture(scope="session")
-def language_run(quantized_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A run with a language model of a family, hardly trained."""
-    import shutil
-
-    base = tmp_path_factory.mktemp("language")
-
-    def run(family: str) -> Path:
-        folder = base / family / "run"
-        if not folder.exists():
-            shutil.copytree(quantized_run, folder)
-            backbone = write_backbone(base / family / "backbone", family)
-            options = {
-                "run": str(folder),
-                "backbone": str(backbone),
-                "stages": STAGES,
-                "items": 3,
-                "searches": 1,
-                "valid_requests": 20,
-                "valid_searches": 0,
-                "per_device_train_batch_size": 8,
-                "eval_strategy": "no",
-                "save_strategy": "no",
-            }
-            path = base / family / "language.yaml"
-            path.write_text(json.dumps(options))
-            language.train(*language.parse(["--config", str(path), "--stage", "sft"]))
-        return folder
-
-    return run
 
 
 @pytest.fixture(params=["generator", "llama", "bart"])
