@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="position", help=" or ".join(MODELS))
     parser.add_argument("--eta", type=float, default=1.0, help="position: rank r is looked at with (1 + r)^-eta")
     parser.add_argument("--searches", type=int, default=4000)
-    parser.add_argument("--recent", type=float, default=0.6, help="last share of the training period")
+    parser.add_argument("--recent", type=float, default=0.1, help="last share of the training period")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--output", type=Path, required=True, help="the Parquet file")
     options = parser.parse_args(arguments)
