@@ -8,8 +8,8 @@ Each round (https://arxiv.org/abs/2510.16925; the paper's is over reasoning, and
 2. `training/grpo.py` on those, by the options of the YAML: a policy which solves some of them;
 3. the cross-entropy of the searches that it solves and of as many that never failed, from the model of before.
 
-The models of the rounds are stages `evolve-1`, `evolve-2`, ... of the run, and each ends as `training/grpo.py` does:
-with its best weights by validation.
+A round that solves too little for one batch ends the loop. The models of the rounds are stages `evolve-1`, `evolve-2`,
+... of the run, and each ends as `training/grpo.py` does: with its best weights by validation.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ def evolve(arguments: Sequence[str], rounds: int, sample: int, k: int) -> list[d
         grpo.train(*grpo.parse(given))
         solved = failed[answered(Retriever.load(run.folder, policy), failed, k)]
         mixed = np.sort(np.concatenate([solved, np.random.default_rng(number).permutation(fine)[: len(solved)]]))
+        told.append({"looked at": len(events), "failed": len(failed), "solved": len(solved), "learnt": len(mixed)})
+        log.info("round %d: %s", number, ", ".join(f"{name} {value:,}" for name, value in told[-1].items()))
+        if len(mixed) < args.train_batch_size:
+            log.warning("round %d solved too little for one batch: the loop ends with stage %s", number, stage)
+            break
         _write(mixed, folder / f"{model}.parquet")
         imitated = [*arguments, *_pairs(names, [stage, model, str(folder / f"{model}.parquet")])]
         own, own_args = grpo.parse(
@@ -68,8 +73,6 @@ def evolve(arguments: Sequence[str], rounds: int, sample: int, k: int) -> list[d
         )
         own_args.num_generations, own_args.max_steps = 2, steps
         grpo.train(replace(own, sft=1.0), own_args)
-        told.append({"looked at": len(events), "failed": len(failed), "solved": len(solved), "learnt": len(mixed)})
-        log.info("round %d: %s", number, ", ".join(f"{name} {value:,}" for name, value in told[-1].items()))
         stage = model
     return told
 

@@ -290,7 +290,8 @@ def test_the_loop_learns_from_failures_and_then_from_what_was_solved(
     new_run: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run("run")
-    arguments = options(run, sft=0.1, max_steps=6, per_device_train_batch_size=4, learning_rate=3e-3)
+    more = {"max_steps": 20, "per_device_train_batch_size": 4, "eval_strategy": "no", "save_strategy": "no"}
+    arguments = options(run, sft=0.3, **more)
     told = evolve.evolve(arguments, rounds=2, sample=200, k=1)
     assert len(told) == 2
     for one in told:
@@ -300,6 +301,17 @@ def test_the_loop_learns_from_failures_and_then_from_what_was_solved(
         assert (run / f"models/evolve-{number}/model.safetensors").exists()
         failed = set(pl.read_parquet(run / f"models/evolve-{number}-policy.parquet")["event"])
         assert len(failed) == told[number - 1]["failed"]
+
+
+def test_a_round_that_solves_nothing_ends_the_loop(
+    new_run: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = new_run("run")
+    arguments = options(run, rewards=[f"{__name__}:nothing"], max_steps=2, per_device_train_batch_size=4)
+    with caplog.at_level(logging.WARNING):
+        (told,) = evolve.evolve(arguments, rounds=2, sample=200, k=1)
+    assert told["solved"] == 0 and "the loop ends with stage sft" in caplog.text
+    assert not (run / "models/evolve-1").exists()
 
 
 def test_a_reference_with_another_sid_table(new_run: Callable[[str], Path]) -> None:
