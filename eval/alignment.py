@@ -252,7 +252,7 @@ def _done(run: Run, row: Row, start: str, seed: int, searches: int, folder: Path
         return dict(found)
     began = time.perf_counter()
     with run.lock():
-        SCRIPTS[row.script].train(*_parsed(run, row, start, stage, seed))
+        SCRIPTS[row.script].train(*_parsed(run, row, start, stage, seed), lambda done, total: None)
     seconds = time.perf_counter() - began
     history = read_json(run.folder / "models" / stage / "log_history.json")
     options = row.options

@@ -40,7 +40,7 @@ def test_rows_are_compared_with_their_start(
     )
     arguments = ["--run", str(run), "--config", str(config), "--json"]
     assert main(arguments) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     assert list(found["rows"]) == ["sft", *ROWS]
     start = found["rows"]["sft"]["metrics"]["ndcg@10"]["mean"]
     for name in ROWS:
