@@ -49,8 +49,11 @@ class PreferenceArguments:
     alpha: float = field(default=1.5, metadata={"help": "How much harder near losers are pushed."})
     guard: float = field(default=0.0, metadata={"help": "c: what it costs that a winner becomes less likely."})
     sft: float = field(default=0.0, metadata={"help": "Weight of the cross-entropy of the winner."})
-    valid_requests: int = field(default=2000, metadata={"help": "Held-out searches that choose the best weights."})
+    valid_requests: int = field(default=4000, metadata={"help": "Held-out searches that choose the best weights."})
     valid_beams: int = field(default=32, metadata={"help": "Beam width of those searches."})
+    margin: float = field(
+        default=2.0, metadata={"help": "Keep weights only if better than the start by so many standard errors."}
+    )
     patience: int = field(default=0, metadata={"help": "Stop after so many validations without a better one; 0 never."})
 
 
@@ -168,7 +171,7 @@ def train(options: PreferenceArguments, args: DpoArguments, progress: Progress |
         logged=logged,
         **start.trainer_arguments,
     )
-    align(trainer, start, options, options.patience, progress)
+    align(trainer, start, options, progress)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PreferenceArguments, DpoArguments]:

@@ -77,7 +77,7 @@ def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | No
         logged=logged,
         **start.trainer_arguments,
     )
-    align(trainer, start, options, options.patience, progress)
+    align(trainer, start, options, progress)
 
 
 def read_events(path: Path) -> NDArray[np.int64]:

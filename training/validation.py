@@ -11,11 +11,24 @@ from onesearch.retriever import BEAMS, Retriever
 
 def validation(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> dict[str, float]:
     """How well the target of held-out searches is found, to compare settings without looking at the test searches."""
-    items, _ = retriever.rank(requests, min(50, beams), beams)
-    rank = _ranks(items, requests)
+    return summary(ranks(retriever, requests, beams))
+
+
+def ranks(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> NDArray[np.float64]:
+    """(Q,) the place of each target among what is found, infinite where it is not."""
+    return _ranks(retriever.rank(requests, min(50, beams), beams)[0], requests)
+
+
+def ndcg(rank: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(Q,) NDCG@10 of targets at these places."""
+    return np.where(rank < 10, 1 / np.log2(rank + 2), 0)
+
+
+def summary(rank: NDArray[np.float64]) -> dict[str, float]:
+    """Means over searches, by the places (Q,) of their targets."""
     return {
         "valid_mrr@10": _mrr(rank),
-        "valid_ndcg@10": float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean()),
+        "valid_ndcg@10": float(ndcg(rank).mean()),
         "valid_recall@10": float((rank < 10).mean()),
         "valid_recall@50": float((rank < 50).mean()),
     }

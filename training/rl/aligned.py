@@ -15,7 +15,7 @@ from onesearch.retriever import Retriever
 from training.launch import Guarded
 from training.rl.best import load_weights, save_weights
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
-from training.validation import validation
+from training.validation import ndcg, ranks, summary
 
 
 class AlignmentTrainer(Guarded):
@@ -37,21 +37,23 @@ class AlignmentTrainer(Guarded):
     ) -> None:
         super().__init__(*arguments, model=policy, **more)
         self.policy, self.retriever, self.held_out, self.valid_beams = policy, retriever, held_out, valid_beams
+        self.each = np.zeros(0)  # NDCG@10 of each held-out search at the last validation
         self._seen: dict[str, list[float]] = {}
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Validate on held-out searches; keep the weights if they are the best so far."""
+        """Validate on held-out searches; see `Best`."""
         metrics: list[Any] = [None]
         if self.is_world_process_zero():
             training = self.policy.training
             self.policy.eval()
             self.policy.serve()
             try:
-                found = validation(self.retriever, self.held_out, self.valid_beams)
+                rank = ranks(self.retriever, self.held_out, self.valid_beams)
             finally:
                 self.policy.learn()
                 self.policy.train(training)
-            metrics = [{name.replace("valid_", "eval_"): value for name, value in found.items()}]
+            self.each = ndcg(rank)
+            metrics = [{name.replace("valid_", "eval_"): value for name, value in summary(rank).items()}]
         if self.args.world_size > 1:
             torch.distributed.broadcast_object_list(metrics)
         found = metrics[0]

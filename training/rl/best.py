@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from onesearch.files import atomic_path, read_json, write_json
+
+if TYPE_CHECKING:
+    from training.rl.aligned import AlignmentTrainer
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +25,17 @@ WATCHED: Final = "eval_ndcg@10"
 class Best(TrainerCallback):
     """Keeps the weights of the best validation, and stops after too many that are not better.
 
-    Ties keep the earlier ones, so that what does not help changes nothing.
+    The best of several looks at a few thousand searches is better by chance. So weights are kept only if they beat
+    those of the start by more than `margin` standard errors of the paired difference, in which users, not searches,
+    count as independent.
+
+    Args:
+        trainer: whose `policy` it is; its `each` is looked at after a validation.
     """
 
-    def __init__(self, policy: torch.nn.Module, folder: Path, patience: int) -> None:
-        self.policy, self.folder, self.patience = policy, folder, patience
+    def __init__(self, trainer: AlignmentTrainer, folder: Path, patience: int, margin: float) -> None:
+        self.trainer, self.folder, self.patience, self.margin = trainer, folder, patience, margin
+        self.policy = trainer.policy
 
     @property
     def known(self) -> dict[str, Any] | None:
@@ -38,7 +49,7 @@ class Best(TrainerCallback):
 
     def forget(self) -> None:
         """Remove what is kept."""
-        for name in ("weights.safetensors", "best.json"):
+        for name in ("weights.safetensors", "best.json", "start.safetensors"):
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.exists():
             self.folder.rmdir()
@@ -51,20 +62,41 @@ class Best(TrainerCallback):
         metrics: dict[str, float],
         **_: Any,
     ) -> None:
-        best = self.known
-        better = best is None or metrics[WATCHED] > best[WATCHED]
-        if better and state.is_world_process_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_weights(self.policy, self.folder / "weights.safetensors")
-            write_json(self.folder / "best.json", {"step": state.global_step, **metrics})
+        if state.is_world_process_zero:
+            self._look(state.global_step, metrics)
         if args.world_size > 1:
             torch.distributed.barrier()
-        if better or best is None or not self.patience:
+        best = self.known
+        if best is None or not self.patience:
             return
         since = (state.global_step - best["step"]) / max(float(state.eval_steps or args.eval_steps or 1), 1)
         if since >= self.patience:
             log.info("no better validation since step %d: stopping", best["step"])
             control.should_training_stop = True
+
+    def _look(self, step: int, metrics: dict[str, float]) -> None:
+        best, each = self.known, torch.from_numpy(self.trainer.each)
+        if best is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.folder / "start.safetensors") as path:
+                save_file({"each": each}, path)
+        elif metrics[WATCHED] <= best[WATCHED]:
+            return
+        else:
+            apart = (each - load_file(self.folder / "start.safetensors")["each"]).numpy()
+            noise = self.margin * standard_error(apart, self.trainer.held_out.user)
+            if apart.mean() <= noise:
+                told = "step %d: %+.4f NDCG@10 against the start is within the noise of the validation, %.4f: not kept"
+                log.info(told, step, apart.mean(), noise)
+                return
+        save_weights(self.policy, self.folder / "weights.safetensors")
+        write_json(self.folder / "best.json", {"step": step, **metrics})
+
+
+def standard_error(values: NDArray[np.float64], group: NDArray[np.integer]) -> float:
+    """Of the mean of (Q,) values whose groups (Q,) are independent."""
+    _, place = np.unique(group, return_inverse=True)
+    return float(np.sqrt(np.square(np.bincount(place, weights=values - values.mean())).sum()) / len(values))
 
 
 def save_weights(policy: torch.nn.Module, path: Path) -> None:

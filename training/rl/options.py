@@ -69,8 +69,11 @@ class PolicyArguments:
     sft: float = field(default=0.0, metadata={"help": "Weight of the cross-entropy of what was bought."})
     karma: float = field(default=0.0, metadata={"help": "Weight of KARMA's losses, as the model's config weighs them."})
     beams: int = field(default=32, metadata={"help": "Beam width of rollouts that search."})
-    valid_requests: int = field(default=2000, metadata={"help": "Held-out searches that choose the best weights."})
+    valid_requests: int = field(default=4000, metadata={"help": "Held-out searches that choose the best weights."})
     valid_beams: int = field(default=32, metadata={"help": "Beam width of those searches."})
+    margin: float = field(
+        default=2.0, metadata={"help": "Keep weights only if better than the start by so many standard errors."}
+    )
     patience: int = field(default=0, metadata={"help": "Stop after so many validations without a better one; 0 never."})
     entropy_floor: float = field(
         default=0.0,

@@ -141,19 +141,20 @@ def begin(options: Options, args: Any, temperature: float = 1.0) -> Start:
     return Start(run, options, temperature, args, retriever, policy, split, events, before, held_out)
 
 
-def align(trainer: AlignmentTrainer, start: Start, options: Any, patience: int, progress: Progress | None) -> None:
+def align(trainer: AlignmentTrainer, start: Start, options: Any, progress: Progress | None) -> None:
     """Train, and write the best weights as the stage's model.
 
     Args:
-        options: a dataclass; a training with others does not go on where this one was interrupted.
-        patience: see `Best`.
+        options: a dataclass, with `patience` and `margin` (see `Best`); a training with others does not go on where
+            this one was interrupted.
     """
+    patience, margin = options.patience, options.margin
     run, args = start.run, start.args
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(progress))
     target, checkpoints = run.folder / "models" / start.options.stage, Path(str(args.output_dir))
-    best = Best(start.policy, checkpoints / BEST, patience)
+    best = Best(trainer, checkpoints / BEST, patience, margin)
     if args.eval_strategy == "no":
         args.eval_on_start = False  # what is validated once only is not the best of anything
     else:
@@ -173,7 +174,7 @@ def align(trainer: AlignmentTrainer, start: Start, options: Any, patience: int, 
     if known is not None:
         best.restore()
         if known["step"] == 0:
-            log.warning("no validation was better than that before the first step: the model is the one it began with")
+            log.warning("no validation was better than chance explains: the model is the one it began with")
         else:
             log.info("the best validation was at step %d: ndcg@10 %.4f", known["step"], known[WATCHED])
         trainer.state.log_history.append({"step": trainer.state.global_step, "kept_step": known["step"]})

@@ -26,6 +26,7 @@ from onesearch.files import read_json
 from onesearch.retriever import Request, Retriever
 from training import dpo, evolve, grpo, sft
 from training.rl import trainer as trainers
+from training.rl.best import standard_error
 
 ROOT = Path(__file__).parents[3]
 TINY: dict[str, Any] = {
@@ -40,6 +41,7 @@ TINY: dict[str, Any] = {
     "save_steps": 2,
     "valid_requests": 30,
     "valid_beams": 10,
+    "margin": 0.0,
 }
 
 
@@ -115,6 +117,24 @@ def test_a_policy_never_ends_below_where_it_began(
     assert log_of(run)[-1]["kept_step"] == 0
     assert "the model is the one it began with" in caplog.text
     assert not list((run / "models/grpo").glob("checkpoint-*")) and not (run / "models/grpo/best").exists()
+
+
+def test_what_chance_explains_is_not_kept(new_run: Callable[[str], Path], caplog: pytest.LogCaptureFixture) -> None:
+    run = new_run("run")
+    with caplog.at_level(logging.INFO):
+        grpo.train(*grpo.parse(options(run, sft=1.0, max_steps=9, margin=1000.0)))
+    assert log_of(run)[-1]["kept_step"] == 0
+    assert (
+        "is within the noise of the validation" in caplog.text
+        or max(curve(run, "eval_ndcg@10").values()) <= (curve(run, "eval_ndcg@10")[0])
+    )
+
+
+def test_users_not_searches_are_independent() -> None:
+    """Two users with all their searches alike: the error of a mean of two, however many searches there are."""
+    values, user = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), np.array([4, 4, 4, 9, 9, 9])
+    assert standard_error(values, user) == pytest.approx(np.sqrt(2 * 1.5**2) / 6)
+    assert standard_error(values, np.arange(6)) == pytest.approx(np.sqrt(6 * 0.25) / 6)
 
 
 def test_the_best_validation_is_kept_and_answers_searches(new_run: Callable[[str], Path]) -> None:

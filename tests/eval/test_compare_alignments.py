@@ -22,6 +22,7 @@ SHARED: dict[str, Any] = {
     "save_strategy": "no",
     "valid_requests": 20,
     "valid_beams": 10,
+    "margin": 0.0,
 }
 ROWS: dict[str, Any] = {
     "+ DPO": {"script": "dpo", "losers": 3},
