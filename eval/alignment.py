@@ -4,7 +4,7 @@
 
 The YAML names what all rows share (`options`), the seeds, and the rows: each says its `script` (grpo or dpo) and the
 options that make it differ. Every row is trained with every seed from the run's stage `start` (by default sft) and
-keeps the best weights by validation; then it answers the run's test searches, once. Means are over seeds, intervals
+keeps weights as the script does; then it answers the run's test searches, once. Means are over seeds, intervals
 draw whole users, and differences to the start are paired. A row that is done is not done again, so that the command
 goes on where it was interrupted.
 

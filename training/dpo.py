@@ -7,7 +7,7 @@ OneSearch's step from imitation to preference (https://arxiv.org/abs/2509.03236)
 formula. Each training search gives one list: what was bought, beside `losers` items which the starting model takes for
 likely (`lists: model`, by the project's own search) or which the log has shown and nobody took (`lists: log`). Rewards
 (`training/rl/rewards.py`, the reward model among them) say who wins and how far apart two are. As in
-`training/grpo.py` the best weights by validation are kept, those it began with among them.
+`training/grpo.py` weights are kept only where they beat those it began with by more than chance explains.
 """
 
 from __future__ import annotations
