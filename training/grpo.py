@@ -5,7 +5,8 @@
 
 The policy starts from a trained stage (`start`), answers training searches with samples of the project's own search,
 which rewards judge, and moves towards the better ones of each group. Every `eval_steps` it is validated on held-out
-searches; weights are kept only where they beat those that it began with by more than chance explains. Names of options are `trl.GRPOConfig`'s; batch sizes count searches, each with `num_generations` samples.
+searches; weights are kept only where they beat those that it began with by more than chance explains. Names of options
+are `trl.GRPOConfig`'s; batch sizes count searches, each with `num_generations` samples.
 
     loss                 options                                      (training/rl/losses.py, advantages.py)
     GRPO                 loss_type: grpo
