@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ def write_trec(folder: Path, ranking: Ranking) -> None:
         order = np.argsort(-one.scores, axis=1, kind="stable")
         items, scores = np.take_along_axis(lists.items, order, axis=1), np.take_along_axis(one.scores, order, axis=1)
         items = np.where(np.isfinite(scores), items, -1)  # what a scorer cannot score it does not return
-        tag = name.replace(" ", "-")
+        tag = re.sub(r"[^\w.]+", "-", name)  # also the name of a file, on every system
         write_run(folder / f"{tag}.run", tag, lists.queries, items, scores.astype(np.float32), lists.item_ids)
     write_labels(folder / "qrels.txt", lists.queries, lists.items, lists.labels, lists.item_ids)
     write_users(folder / "users.txt", lists.queries, ranking.users)

@@ -7,7 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from eval.ranking import main
+from eval.ranked_lists import RankedLists
+from eval.ranking import main, write_trec
+from eval.ranking_report import Scored
+from eval.ranking_run import Ranking
 from onesearch.corpus import TEST, Corpus, make_split, sample_requests
 from onesearch.retriever import Retriever
 
@@ -81,6 +84,25 @@ def test_files_that_were_written_give_the_same_figures(evaluated, tmp_path, caps
     for metric, one in again.items():
         assert one["mean"] == pytest.approx(expected["scorers"]["generator"][metric]["mean"], abs=1e-9), metric
     assert "equal weights" in " ".join(report["notes"])
+
+
+def test_names_of_files_are_those_of_every_system(tmp_path):
+    lists = RankedLists(
+        items=np.array([[1, 0]], np.int32),
+        labels=np.array([[1, 0]], np.int32),
+        user=np.zeros(1, np.int64),
+        queries=["q"],
+        item_ids=["a", "b"],
+        outside=np.zeros(1, np.int64),
+        about="",
+    )
+    scored = {"reward model: click": Scored(np.array([[0.25, 0.5]]))}
+    write_trec(tmp_path, Ranking(lists, scored, {}, {}, ["ann"]))
+    assert (tmp_path / "reward-model-click.run").read_text() == (
+        "q Q0 a 1 0.5 reward-model-click\nq Q0 b 2 0.25 reward-model-click\n"
+    )
+    assert (tmp_path / "qrels.txt").read_text() == "q 0 b 1\nq 0 a 0\n"
+    assert (tmp_path / "users.txt").read_text() == "q ann\n"
 
 
 def test_models_of_a_run_are_compared(evaluated, tmp_path, capsys):
