@@ -39,6 +39,7 @@ def quantized_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         valid_requests=40,
         test_requests=40,
         sft=str(write_yaml(base / "sft.yaml", TINY)),
+        reinforce=False,
     )
     run = Run.create(base / "run", settings)
     for name in ("prepare", "embed", "quantize"):

@@ -30,7 +30,7 @@ import polars as pl
 import transformers
 from numpy.typing import NDArray
 
-from onesearch.corpus import TRAIN
+from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.errors import UserError
 from onesearch.run import Run
 from training.karma import Told
@@ -41,6 +41,7 @@ from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
 from training.rl.start import align, begin
 from training.rl.trainer import GrpoTrainer
+from training.sft import periods
 
 
 def train(options: PolicyArguments, args: GrpoArguments, progress: Progress | None = None) -> None:
@@ -97,7 +98,12 @@ def train_run(run: Run, progress: Progress) -> None:
     """The alignment step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
     transformers.utils.logging.disable_progress_bar()
     config = [] if run.settings.grpo is None else ["--config", run.settings.grpo]
-    train(*parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]), progress)
+    options, args = parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)])
+    corpus = Corpus.load(run.folder / "corpus")
+    events, _ = periods(corpus, make_split(corpus, run.settings.split), options.recent)
+    if 0 < len(events) < args.per_device_train_batch_size:  # a small log
+        args.per_device_train_batch_size = len(events)
+    train(options, args, progress)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PolicyArguments, GrpoArguments]:

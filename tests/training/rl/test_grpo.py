@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.errors import UserError
 from onesearch.files import read_json
 from onesearch.retriever import Request, Retriever
+from onesearch.run import Run
 from training import dpo, evolve, grpo, sft
 from training.rl import trainer as trainers
 from training.rl.best import standard_error
@@ -369,6 +371,15 @@ def test_what_dpo_cannot(trained_run: Path, tmp_path: Path, more: dict[str, Any]
     values |= {"run": str(trained_run), "output_dir": str(tmp_path / "out"), **more}
     with pytest.raises(UserError, match=message):
         dpo.train(*dpo.parse(["--config", str(write_yaml(tmp_path / "dpo.yaml", values))]))
+
+
+def test_a_small_log_is_aligned_in_smaller_batches(new_run: Callable[[str], Path]) -> None:
+    run = new_run("run")
+    config = write_yaml(run.parent / "grpo.yaml", {**TINY, "recent": 0.1, "per_device_train_batch_size": 4096})
+    opened = Run.open(run)
+    settings = replace(opened.settings, reinforce=True, grpo=str(config))
+    grpo.train_run(replace(opened, settings=settings), lambda done, total: None)
+    assert (run / "models/grpo/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", ["grpo", "dpo"])
