@@ -307,7 +307,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    logging.getLogger("onesearch").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -321,4 +320,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("onesearch").setLevel(logging.ERROR)
     raise SystemExit(main())

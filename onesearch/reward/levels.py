@@ -128,8 +128,8 @@ class Rates:
 def log_count_rate(done: NDArray[np.float64], of: NDArray[np.float64]) -> NDArray[np.float32]:
     """(N,) log(1 + done) / log(1 + of), at most 1; the ratio of the sums where there was nothing to do.
 
-    >>> log_count_rate(np.array([3.0, 0, 0]), np.array([15.0, 3, 0])).round(3).tolist()
-    [0.5, 0.0, 0.333]
+    >>> [f"{rate:.2f}" for rate in log_count_rate(np.array([3.0, 0, 0]), np.array([15.0, 3, 0]))]
+    ['0.50', '0.00', '0.33']
     """
     logs, all_logs = np.log1p(done), np.log1p(of)
     usual = min(logs.sum() / all_logs.sum(), 1.0) if all_logs.sum() else 0.0
