@@ -49,6 +49,7 @@ from onesearch.search.noise import hashed
 from onesearch.tables import spell_number
 from training import dpo, grpo
 from training.rl.advantages import list_rewards
+from training.rl.options import IMITATION
 from training.rl.policies import policy_of
 from training.rl.rewards import Known, Rewards
 
@@ -264,7 +265,7 @@ def _done(run: Run, row: Row, start: str, seed: int, searches: int, folder: Path
         "distance": distance(run, stage, start),
         "seconds": seconds,
     }
-    if row.script == "grpo" and options.get("reward_weights") != [0]:
+    if row.script == "grpo" and options.get("rollout") != IMITATION:
         told["agreement"] = agreement(
             run, start, options.get("rewards", ["bought"]), listed, int(options.get("list_depth", 1))
         )

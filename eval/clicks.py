@@ -35,9 +35,9 @@ from eval.baselines.text import TextIndex, Texts
 from onesearch.corpus import Corpus, Requests, item_texts, make_split
 from onesearch.errors import UserError
 from onesearch.files import atomic_path
+from onesearch.reward.levels import category_prefixes, shared_category
 from onesearch.run import Run
-from training.rl.logged import examination, searches
-from training.rl.rewards import category_paths
+from training.rl.logged import examination
 from training.sft import periods
 
 MODELS: Final = ("position", "cascade")
@@ -55,14 +55,12 @@ class Truth:
     """How attractive each item is to whom a search is from."""
 
     def __init__(self, corpus: Corpus) -> None:
-        self._path = category_paths(corpus)
+        self._path = category_prefixes(corpus)
 
     def __call__(self, targets: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float64]:
         """(Q, K) the chance that items (Q, K) are clicked when they are looked at, by who bought targets (Q,); 0 in
         empty places, which are -1."""
-        path = self._path[targets][:, None]
-        length = (path >= 0).sum(-1)
-        share = ((self._path[items] == path) & (path >= 0)).sum(-1) / np.maximum(length, 1)
+        share = shared_category(self._path[items], self._path[targets][:, None])
         found = np.where(items == targets[:, None], BOUGHT, FLOOR + (ALIKE - FLOOR) * share**2)
         return np.where(items < 0, 0.0, found)
 
@@ -114,7 +112,7 @@ def shown_lists(corpus: Corpus, requests: Requests) -> NDArray[np.int64]:
 def training_searches(run: Run, corpus: Corpus, size: int, recent: float, seed: int) -> Requests:
     """At most `size` different searches that a training with this `recent` learns from."""
     events, _ = periods(corpus, make_split(corpus, run.settings.split), recent)
-    _, first = np.unique(searches(corpus, events), return_index=True)
+    _, first = np.unique(corpus.searches(events), return_index=True)
     events = events[np.sort(first)]
     if len(events) > size:
         events = np.sort(np.random.default_rng(seed).choice(events, size, replace=False))

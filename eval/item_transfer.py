@@ -115,7 +115,7 @@ def purchase_auc(network: RewardNetwork, kept: Kept, events: Ints) -> float:
     return auc(np.concatenate(labels), np.concatenate(scores))
 
 
-def compare(folder: Path, config: dict[str, Any], say: Any = log.info) -> dict[str, Any]:
+def compare(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Train all rows, and write what came out.
 
     Raises:
@@ -139,13 +139,13 @@ def compare(folder: Path, config: dict[str, Any], say: Any = log.info) -> dict[s
             known, arguments = pretrain.parse([*base, *_arguments({**more, "output_dir": f"{place}/items{width}"})])
             pretrain.pretrain(known, arguments)
             items = load_file(run.folder / "models/item-transfer/items.safetensors")["items"]
-            say(f"pretrained items of width {width}: {time.perf_counter() - started:.0f} s")
+            log.info("pretrained items of width %d: %.0f s", width, time.perf_counter() - started)
             for setting, kept in settings.items():
                 for row in ROWS:
                     found.append(
                         _trained(config, base, replace(material, batches=kept), width, row, setting, items, place)
                     )
-                    say(json.dumps(found[-1]))
+                    log.info(json.dumps(found[-1]))
     report = {"config": config, "training_lists": len(material.events), "check_lists": len(material.check)}
     report["rows"] = found
     write_json(folder / "eval" / "item_transfer.json", report)
@@ -228,15 +228,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/ablations/items.yaml"), help="widths and options")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
     transformers.utils.logging.disable_progress_bar()
     try:
-        say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-        report = compare(given.run, read_config(given.config), say)
+        report = compare(given.run, read_config(given.config))
     except UserError as error:
         raise SystemExit(fail(error)) from None
     if given.json:
-        print(json.dumps(report))
+        sys.stdout.write(json.dumps(report) + "\n")
     else:
         Console().print(table(report))
 

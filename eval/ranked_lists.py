@@ -93,8 +93,7 @@ def from_impressions(
         UserError: the part shows nothing, or nothing of what it shows is right.
     """
     at = np.flatnonzero(split == PARTS[part]) if part != ALL else np.arange(len(split))
-    key = corpus.history_end[at] * (len(corpus.queries) + 1) + corpus.query[at] + 1
-    _, search = np.unique(key, return_inverse=True)
+    _, search = np.unique(corpus.searches(at), return_inverse=True)
     shown = np.flatnonzero(np.bincount(search[corpus.kind[at] == EVENT_KINDS.index("impression")]) > 0)
     if len(shown) == 0:
         remedy = "choose another --part, or --lists union"

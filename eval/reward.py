@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -252,7 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         raise SystemExit(fail(error)) from None
     if given.json:
-        print(json.dumps(report))
+        sys.stdout.write(json.dumps(report) + "\n")
         return
     for table in tables(report):
         Console(width=140).print(table)

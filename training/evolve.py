@@ -18,7 +18,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from onesearch.retriever import Retriever
 from onesearch.run import Run
 from training import grpo
 from training.launch import fail, held
+from training.rl.options import IMITATION
 from training.sft import periods
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def evolve(arguments: Sequence[str], rounds: int, sample: int, k: int) -> list[d
     """
     options, args = grpo.parse(list(arguments))
     run = Run.open(options.run)
-    steps, stage, told = args.max_steps, options.start, []
+    told: list[dict[str, int]] = []
+    stage = options.start
     for number in range(1, rounds + 1):
         retriever = Retriever.load(run.folder, stage)
         split = make_split(retriever.corpus, run.settings.split)
@@ -68,11 +69,7 @@ def evolve(arguments: Sequence[str], rounds: int, sample: int, k: int) -> list[d
             break
         _write(mixed, folder / f"{model}.parquet")
         imitated = [*arguments, *_pairs(names, [stage, model, str(folder / f"{model}.parquet")])]
-        own, own_args = grpo.parse(
-            [*imitated, "--rollout", "sample", "--reward_weights", *["0"] * len(options.rewards)]
-        )
-        own_args.num_generations, own_args.max_steps = 2, steps
-        grpo.train(replace(own, sft=1.0), own_args)
+        grpo.train(*grpo.parse([*imitated, "--rollout", IMITATION, "--sft", "1"]))
         stage = model
     return told
 

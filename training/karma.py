@@ -93,7 +93,7 @@ class Shown:
         self._corpus = corpus
         shown = np.concatenate(list(_events(corpus, training, impressions=True)))
         self.any = len(shown) > 0
-        self._known, group = np.unique(self._requests(shown), return_inverse=True)
+        self._known, group = np.unique(self._corpus.searches(shown), return_inverse=True)
         width = len(corpus.items)
         pair = group * width + corpus.item[shown]
         _, first = np.unique(pair, return_index=True)  # an item that was shown twice counts once
@@ -113,14 +113,9 @@ class Shown:
         items = self._items[where] if len(self._items) else np.zeros(where.shape, np.int32)
         return np.where(there, items, -1).astype(np.int32)
 
-    def _requests(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A number for the request of each event: all events of a session, and no others, have one `history_end`."""
-        corpus = self._corpus
-        return corpus.history_end[events] * (len(corpus.queries) + 1) + corpus.query[events] + 1
-
     def _groups(self, events: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The place of each event's request among those that showed something, and whether it is there."""
-        request = self._requests(events)
+        request = self._corpus.searches(events)
         group = np.searchsorted(self._known, request).clip(max=max(len(self._known) - 1, 0))
         return group, self._known[group] == request
 

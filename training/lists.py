@@ -146,7 +146,7 @@ class Searches:
     def of(cls, corpus: Corpus) -> Searches:
         """The events with a query, by search, the strongest first; each item of a search once."""
         asked = np.flatnonzero(corpus.query >= 0).astype(np.int64)
-        key, item, kind = _search(corpus, asked), corpus.item[asked], corpus.kind[asked]
+        key, item, kind = corpus.searches(asked), corpus.item[asked], corpus.kind[asked]
         order = np.lexsort((-kind, item, key))
         key, item, kind, asked = key[order], item[order], kind[order], asked[order]
         first = np.ones(len(key), bool)
@@ -163,7 +163,7 @@ class Searches:
 
     def items(self, event: Ints, most: int) -> Ints:
         """(Q, most) shown items of the searches of these events, the strongest first; -1 behind them."""
-        key = _search(self.corpus, event)
+        key = self.corpus.searches(event)
         place = np.searchsorted(self.key, key)[:, None] + np.arange(most)
         inside = place < len(self.key)
         place = np.minimum(place, len(self.key) - 1)
@@ -221,7 +221,3 @@ def _some_of(own: NDArray[np.integer], luck: NDArray[np.float64], count: int) ->
     order = np.argsort(np.where(near >= 0, luck[:, : near.shape[1]], 2), axis=1)[:, :count]
     found = np.take_along_axis(near, order, 1)
     return np.pad(found, ((0, 0), (0, count - found.shape[1])), constant_values=-1)
-
-
-def _search(corpus: Corpus, event: Ints) -> Ints:
-    return corpus.history_end[event] * len(corpus.queries) + corpus.query[event]

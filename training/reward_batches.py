@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onesearch.context.batch import EncodedQueries
 from onesearch.corpus import Corpus, Requests
 from onesearch.reward.features import RewardFeatures
-from onesearch.reward.levels import BOUGHT, CLICKED, Interactions, category_prefixes
+from onesearch.reward.levels import BOUGHT, CLICKED, Interactions, category_prefixes, shared_category
 from training.batches import ENCODED
 from training.lists import CandidateLists, Ints
 
@@ -139,9 +139,8 @@ class RewardBatches:
         the item has in common with the one that the search led to (ours)."""
         text = np.clip(cross[..., :2].mean(-1), 0, 1)
         wanted = self._prefixes[requests.target][:, None]
-        there = wanted >= 0
-        alike = ((self._prefixes[np.maximum(items, 0)] == wanted) & there).sum(-1) / np.maximum(there.sum(-1), 1)
-        return np.where(there.any(-1), (text + alike) / 2, text).astype(np.float32)
+        alike = shared_category(self._prefixes[np.maximum(items, 0)], wanted)
+        return np.where((wanted >= 0).any(-1), (text + alike) / 2, text).astype(np.float32)
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

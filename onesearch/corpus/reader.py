@@ -67,6 +67,14 @@ class Corpus:
         """Whether `time` is in seconds; otherwise it is only an order."""
         return bool(self.info["clock"])
 
+    def searches(self, events: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) a number for the search of each of n events: all events of a session with one query have the same.
+
+        All events of a session, and no others, have one `history_end`.
+        """
+        found: NDArray[np.int64] = self.history_end[events] * (len(self.queries) + 1) + self.query[events] + 1
+        return found
+
     def spans(self, most: int = 1 << 21) -> Iterator[slice]:
         """The log in pieces of whole users with at most so many events each (more where one user alone has more).
 

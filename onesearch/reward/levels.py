@@ -52,6 +52,13 @@ def category_prefixes(corpus: Corpus) -> NDArray[np.int64]:
     return np.column_stack(columns) if columns else np.full((len(paths), 1), -1, np.int64)
 
 
+def shared_category(paths: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(...) which share of the category path `wanted` (..., P), from the root on, `paths` (..., P) has too, both by the
+    numbers of their prefixes; 0 where nothing is wanted."""
+    there = wanted >= 0
+    return ((paths == wanted) & there).sum(-1) / np.maximum(there.sum(-1), 1)
+
+
 @dataclass(frozen=True)
 class Interactions:
     """What the log says about items of a search, to be asked for many pairs at once.

@@ -1,13 +1,22 @@
 """Interaction levels and calibrated rates against a log that was read by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from reward_shows import event, one_visit, write_shows
 
 from onesearch.corpus import Corpus, Requests
-from onesearch.reward.levels import Interactions, Rates, category_prefixes, leaf_categories, log_count_rate
+from onesearch.reward.levels import (
+    Interactions,
+    Rates,
+    category_prefixes,
+    leaf_categories,
+    log_count_rate,
+    shared_category,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +83,15 @@ def test_in_a_log_of_purchases_every_rate_is_one(tmp_path: Path) -> None:
 
 def test_no_rate_is_above_one() -> None:
     assert log_count_rate(np.array([5.0]), np.array([2.0])).tolist() == [1.0]
+
+
+def test_the_share_of_a_path_counts_from_the_root_on() -> None:
+    path = np.array([[0, 1, 2], [0, 1, 3], [0, 4, -1], [5, 6, 7]])
+    np.testing.assert_allclose(shared_category(path, path[0]), [1, 2 / 3, 1 / 3, 0])
+    assert shared_category(path[:1], np.array([-1, -1, -1])) == 0
+
+
+def test_prefixes_are_equal_where_all_above_is(corpus: Corpus) -> None:
+    items = corpus.items.head(3).with_columns(pl.Series("categories", [["a", "x"], ["b", "x"], ["a"]]))
+    path = category_prefixes(replace(corpus, items=items))
+    assert path[0, 1] != path[1, 1] and path[0, 0] == path[2, 0] and path[2, 1] == -1

@@ -58,7 +58,7 @@ class LoggedLists:
         known: NDArray[np.integer] | None = None,
     ) -> None:
         self.corpus, self.most = corpus, most
-        search = searches(corpus, event)
+        search = corpus.searches(event)
         kept = np.ones(len(item), bool) if known is None else np.isin(item, known)
         order = np.lexsort((rank[kept], search[kept]))
         self._of, self._item, self._rank, self._kind = (
@@ -77,7 +77,7 @@ class LoggedLists:
         Raises:
             UserError: none of them is an impression.
         """
-        search = searches(corpus, events)
+        search = corpus.searches(events)
         order = np.lexsort((corpus.kind[events], corpus.item[events], search))
         events, search = events[order], search[order]
         item = corpus.item[events]
@@ -125,18 +125,12 @@ class LoggedLists:
 
     def __call__(self, events: NDArray[np.int64]) -> Shown:
         """The lists behind B events."""
-        search = searches(self.corpus, events)
+        search = self.corpus.searches(events)
         start, stop = np.searchsorted(self._of, search), np.searchsorted(self._of, search, side="right")
         place = start[:, None] + np.arange(self.most)
         there = place < stop[:, None]
         place = np.where(there, place, 0)
         return Shown(*(np.where(there, values[place], -1) for values in (self._item, self._rank, self._kind)))
-
-
-def searches(corpus: Corpus, events: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(n,) a number for the search that each of n events belongs to: all of a session with one query."""
-    found: NDArray[np.int64] = corpus.history_end[events] * (len(corpus.queries) + 1) + corpus.query[events] + 1
-    return found
 
 
 def examination(ranks: NDArray[np.integer], eta: float) -> NDArray[np.float64]:

@@ -60,9 +60,7 @@ def policy_loss(
     """
     known = used.float()
     advantage = advantages if advantages.dim() == 3 else advantages.unsqueeze(-1)
-    log_ratio = ((log_prob - old_log_prob).masked_fill(~used, 0)).float()
-    if importance_sampling_level == "sequence":
-        log_ratio = log_ratio.sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp(min=1)
+    log_ratio = _log_ratio(log_prob, old_log_prob, used, importance_sampling_level)
     if loss_type in ("ecpo", "gbpo"):
         log_ratio = log_ratio + _bound(log_prob.masked_fill(~used, 0), log_ratio, advantage, loss_type, epsilon, early)
     ratio = log_ratio.exp()
@@ -80,15 +78,27 @@ def policy_loss(
     return _normalised(loss.expand_as(known) * known, known, loss_type, codes_in_batch)
 
 
+def importance_ratio(log_prob: Tensor, old_log_prob: Tensor, used: Tensor, level: Level) -> Tensor:
+    """(B, G, L) of each code, or (B, G, 1) the geometric mean over each sample's."""
+    return _log_ratio(log_prob, old_log_prob, used, level).exp()
+
+
 def divergence(log_prob: Tensor, reference: Tensor, ratio: Tensor | None = None) -> Tensor:
     """(B, G, L) the estimate k3 of KL(policy || reference) of each code: e^d - d - 1 with d = log pi_ref - log pi.
 
     Args:
-        ratio: (B, G, L) the importance ratios that correct its bias (TRL's `use_bias_correction_kl`).
+        ratio: (B, G, L) or (B, G, 1) the importance ratios that correct its bias (TRL's `use_bias_correction_kl`).
     """
     apart = reference - log_prob
     found = apart.exp() - apart - 1
     return found if ratio is None else found * ratio
+
+
+def _log_ratio(log_prob: Tensor, old_log_prob: Tensor, used: Tensor, level: Level) -> Tensor:
+    found = (log_prob - old_log_prob).masked_fill(~used, 0).float()
+    if level == "token":
+        return found
+    return found.sum(-1, keepdim=True) / used.sum(-1, keepdim=True).clamp(min=1)
 
 
 def _bound(

@@ -14,6 +14,8 @@ from training.rl.rollouts import DISTINCT, KINDS, LISTED
 ADVANTAGES: Final = ("group", "position", "prefix")
 LOG: Final = "log"
 """The rollout that is none: what the log has shown."""
+IMITATION: Final = "none"
+"""No rollout: what was bought is imitated."""
 
 
 @dataclass
@@ -34,7 +36,7 @@ class PolicyArguments:
         default_factory=lambda: ["bought"],
         metadata={"help": "bought, prefix, category, interaction, model, or package.module:function."},
     )
-    rollout: str = field(default="distinct", metadata={"help": "distinct, sample, beam, list, keywords or log."})
+    rollout: str = field(default="distinct", metadata={"help": "distinct, sample, beam, list, keywords, log or none."})
     shown: str | None = field(
         default=None, metadata={"help": "With rollout: log, a Parquet file of lists, not the corpus's own impressions."}
     )
@@ -119,7 +121,7 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         "loss_type": (args.loss_type, losses.LOSS_TYPES),
         "importance_sampling_level": (args.importance_sampling_level, get_args(losses.Level)),
         "scale_rewards": (args.scale_rewards, get_args(advantages.Scale)),
-        "rollout": (options.rollout, (*KINDS, LOG)),
+        "rollout": (options.rollout, (*KINDS, LOG, IMITATION)),
         "group_weights": (options.group_weights, ("auto", "even", "chance")),
         "propensity": (options.propensity, ("none", "position")),
         "advantage": (options.advantage, ADVANTAGES),
@@ -133,6 +135,8 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
     if options.group_weights == "chance" and options.rollout not in DISTINCT:
         problem, remedy = "independent draws are as frequent as they are likely already", "use even"
         raise UserError(problem, place="group_weights", value="chance", remedy=remedy)
+    if options.rollout == IMITATION and not (options.sft or options.karma):
+        raise UserError("nothing to learn", place="rollout", value=IMITATION, remedy="give sft or karma a weight")
     if args.num_generations < 2:
         remedy = "use 2 or more"
         raise UserError(

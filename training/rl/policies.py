@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,40 +23,9 @@ from onesearch.ragged import Ragged
 from onesearch.readers import Reader
 from onesearch.readers.generator import GeneratorReader, on_sale
 from onesearch.readers.language import LanguageReader, save_language
-from onesearch.search import GeneratorScorer, LanguageScorer, Scorer
+from onesearch.search import GeneratorScorer, LanguageScorer
 from onesearch.search.noise import exponentials
 from onesearch.sid import SidTable
-
-
-class Policy(Protocol):
-    """A model of any kind. It is a `torch.nn.Module` so that several processes can share it."""
-
-    temperature: float
-    reader: Reader
-
-    def learn(self) -> None:
-        """Know what was known before the events that are learnt from; `encode` and all that follows it do."""
-        ...
-
-    def serve(self) -> None:
-        """Know all that the reader knows, to be validated."""
-        ...
-
-    def encode(self, requests: Requests) -> dict[str, Any]:
-        """B requests as tensors for the two below."""
-        ...
-
-    def scorer(self, inputs: Mapping[str, Any]) -> Scorer[Any]:
-        """The requests, to be searched for or sampled from; no gradients."""
-        ...
-
-    def __call__(self, inputs: Mapping[str, Any], codes: Tensor, **more: Any) -> dict[str, Any]:
-        """`log_prob` and `entropy` (B, G, l) of codes (B, G, l), and `terms`: losses () of what was bought by name."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write the model so that `load_reader` reads it."""
-        ...
 
 
 class GeneratorPolicy(nn.Module):
@@ -80,16 +49,20 @@ class GeneratorPolicy(nn.Module):
         return self._reader[0]
 
     def learn(self) -> None:
+        """Know what was known before the events that are learnt from; `encode` and all that follows it do."""
         self.model.bind(self._learning)
 
     def serve(self) -> None:
+        """Know all that the reader knows, to be validated."""
         self.model.bind(self._serving)
 
     def encode(self, requests: Requests) -> dict[str, Any]:
+        """B requests as tensors for `scorer` and for the call."""
         return self.builder.inputs(requests)[0]
 
     @torch.inference_mode()
     def scorer(self, inputs: Mapping[str, Any]) -> GeneratorScorer:
+        """The requests, to be searched for or sampled from; no gradients."""
         inputs = send_to_device(dict(inputs), self.model.device)
         return GeneratorScorer(self.model, self.model.read(**inputs))
 
@@ -100,7 +73,7 @@ class GeneratorPolicy(nn.Module):
         labels: Tensor | None = None,
         told: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Any]:
-        """See `Policy`.
+        """`log_prob` and `entropy` (B, G, l) of codes (B, G, l), and `terms`: losses () of what was bought by name.
 
         Args:
             labels: (B, L) what was bought: its cross-entropy is the term `sft`, and with `told` KARMA's losses follow.
@@ -122,13 +95,15 @@ class GeneratorPolicy(nn.Module):
         return {"log_prob": torch.stack(log_prob, -1), "entropy": torch.stack(entropy, -1), "terms": terms}
 
     def save(self, folder: Path) -> None:
+        """Write the model so that `load_reader` reads it."""
         self.model.drop_decoders()
         self.reader.builder.save(folder)
         self.model.save_pretrained(folder)
 
 
 class LanguagePolicy(nn.Module):
-    """A language model of Hugging Face, causal or seq2seq, with a template for requests."""
+    """A language model of Hugging Face, causal or seq2seq, with a template for requests; what is not said here is as of
+    a `GeneratorPolicy`."""
 
     def __init__(self, reader: LanguageReader, temperature: float, table: SidTable) -> None:
         super().__init__()
@@ -210,7 +185,7 @@ class LanguagePolicy(nn.Module):
         told: Mapping[str, Tensor] | None = None,
         words: bool = False,
     ) -> dict[str, Any]:
-        """See `Policy`. KARMA's terms are the generator's alone.
+        """As of a `GeneratorPolicy`; KARMA's terms are that one's alone.
 
         Args:
             words: `codes` are (B, G, T) tokens of text, which compete with the whole vocabulary.

@@ -28,7 +28,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,10 @@ from numpy.typing import NDArray
 from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.errors import UserError
+from onesearch.reward import RewardModel
+from onesearch.reward.levels import category_prefixes, shared_category
 from onesearch.run import Run
 from onesearch.sid import SidTable
-from training.rl.logged import searches
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,8 @@ PATIENCE: Final = 20
 """Batches in a row without two different rewards, after which it is told that there is no signal."""
 
 
-class RewardFunction(Protocol):
-    """See the module."""
-
-    def __call__(
-        self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
-    ) -> Sequence[float] | NDArray[np.floating]: ...
+RewardFunction = Callable[..., Sequence[float] | NDArray[np.floating]]
+"""Called by names alone, see the module."""
 
 
 @dataclass(frozen=True)
@@ -65,42 +62,24 @@ class Known:
 
 
 def _bought(known: Known) -> RewardFunction:
-    def bought(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
-    ) -> NDArray[np.floating]:
-        return (columns["item"] == columns["target"]).astype(np.float64)
-
-    return bought
+    return lambda item, target, **_: (item == target).astype(np.float64)
 
 
 def _prefix(known: Known) -> RewardFunction:
     codes = known.table.codes
-
-    def prefix(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
-    ) -> NDArray[np.floating]:
-        same = codes[columns["item"]] == codes[columns["target"]]
-        return np.cumprod(same, axis=1).mean(1)
-
-    return prefix
+    return lambda item, target, **_: np.cumprod(codes[item] == codes[target], axis=1).mean(1)
 
 
 def _category(known: Known) -> RewardFunction:
-    path = category_paths(known.corpus)
-
-    def category(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
-    ) -> NDArray[np.floating]:
-        return shared_path(path[columns["item"]], path[columns["target"]])
-
-    return category
+    path = category_prefixes(known.corpus)
+    return lambda item, target, **_: shared_category(path[item], path[target])
 
 
 def _interaction(known: Known) -> RewardFunction:
     corpus = known.corpus
     worth = np.array([WORTH[kind] for kind in EVENT_KINDS])
     number = len(corpus.items)
-    search = searches(corpus, np.arange(len(corpus.user)))
+    search = corpus.searches(np.arange(len(corpus.user)))
     groups, group = np.unique(search, return_inverse=True)
     pair = group * number + corpus.item
     order = np.lexsort((corpus.kind, pair))  # of several events with one item the strongest is the last
@@ -108,30 +87,31 @@ def _interaction(known: Known) -> RewardFunction:
     pairs, kinds = pair[order][last], corpus.kind[order][last]
 
     def interaction(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
+        item: NDArray[np.int64],
+        event: NDArray[np.int64],
+        kind: NDArray[np.int64] | None = None,
+        weight: NDArray[np.floating] | float = 1.0,
+        **_: Any,
     ) -> NDArray[np.floating]:
-        kind = columns.get("kind")
         if kind is None:
-            asked = np.searchsorted(groups, search[columns["event"]]) * number + columns["item"]
+            asked = np.searchsorted(groups, search[event]) * number + item
             place = np.searchsorted(pairs, asked).clip(max=len(pairs) - 1)
             kind = np.where(pairs[place] == asked, kinds[place], -1)
         shown = WORTH["impression"]
-        return np.where(kind >= 0, shown + (worth[kind] - shown) * columns.get("weight", 1.0), 0.0)
+        return np.where(kind >= 0, shown + (worth[kind] - shown) * weight, 0.0)
 
     return interaction
 
 
 def _model(known: Known) -> RewardFunction:
-    reward_model = importlib.import_module("onesearch.reward").RewardModel.load(known.run)
+    reward_model = RewardModel.load(known.run, corpus=known.corpus)
 
-    def model(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any
-    ) -> NDArray[np.floating]:
-        event, item = columns["event"], columns["item"]
-        group = int((event == event[0]).sum())
-        requests = Requests.of(known.corpus, event[::group])
-        judged = reward_model.judge(requests, item.reshape(-1, group))
-        found: NDArray[np.floating] = judged.reward.reshape(-1)
+    def model(item: NDArray[np.int64], event: NDArray[np.int64], **_: Any) -> NDArray[np.floating]:
+        requests, place = np.unique(event, return_inverse=True)  # each has as many items as the others
+        order = np.argsort(place, kind="stable")
+        judged = reward_model.judge(Requests.of(known.corpus, requests), item[order].reshape(len(requests), -1))
+        found = np.empty(len(item), np.float32)
+        found[order] = judged.reward.reshape(-1)
         return found
 
     return model
@@ -145,25 +125,6 @@ REWARDS: Final[dict[str, Callable[[Known], RewardFunction]]] = {
     "model": _model,
 }
 """The rewards that a YAML names shortly."""
-
-
-def category_paths(corpus: Corpus) -> NDArray[np.int64]:
-    """(N, D) a number for each item's category and those above it, root first; -1 below the leaf. Categories are
-    equal where their whole paths are."""
-    paths = [tuple(one or ()) for one in corpus.items["categories"].to_list()]
-    numbers: dict[tuple[str, ...], int] = {}
-    depth = max((len(one) for one in paths), default=0)
-    found = np.full((len(paths), max(depth, 1)), -1, np.int64)
-    for row, one in enumerate(paths):
-        for level in range(len(one)):
-            found[row, level] = numbers.setdefault(one[: level + 1], len(numbers))
-    return found
-
-
-def shared_path(one: NDArray[np.int64], target: NDArray[np.int64]) -> NDArray[np.floating]:
-    """(n,) which share of the target's path (n, D) the other has; 0 where the target has none."""
-    length = (target >= 0).sum(1)
-    return ((one == target) & (target >= 0)).sum(1) / np.maximum(length, 1)
 
 
 def find_reward(name: str, known: Known) -> RewardFunction:
@@ -248,7 +209,9 @@ class Rewards:
         completions, codes = [table.text(one) for one in item.tolist()], table.codes[item].tolist()
         each = {}
         for name, function in self._functions.items():
-            values = np.asarray(function(prompts, completions, codes, **columns), np.float32)
+            values = np.asarray(
+                function(prompts=prompts, completions=completions, completion_ids=codes, **columns), np.float32
+            )
             self._check(name, values, prompts, names)
             each[name] = np.where(there, values.reshape(items.shape), 0).astype(np.float32)
         total = sum(weight * each[name] for name, weight in zip(each, self._weights, strict=True))

@@ -21,7 +21,7 @@ from training.rl import advantages, losses
 from training.rl.aligned import AlignmentTrainer, moved
 from training.rl.lists import ListWeights, reward_lists
 from training.rl.logged import LoggedLists, Shown, examination, inverse_propensity
-from training.rl.options import GrpoArguments, PolicyArguments
+from training.rl.options import IMITATION, GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
 from training.rl.rollouts import DISTINCT, LISTED, Rolling, Rollout, roll_out
@@ -87,23 +87,40 @@ class GrpoTrainer(AlignmentTrainer):
     # the loop's parts, in the order of a step
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        if self.options.rollout == IMITATION:
+            loss, said = self._imitated(model, inputs["event"].cpu().numpy())
+        else:
+            loss, said = self._reinforced(model, inputs["event"].cpu().numpy())
+        return (loss, said) if return_outputs else loss
+
+    def _imitated(self, model: Any, events: NDArray[np.int64]) -> tuple[Tensor, dict[str, Any]]:
+        """The terms of what was bought alone."""
+        device, requests = self.args.device, Requests.of(self.retriever.corpus, events)
+        labels, told = self._told_of(requests)
+        said = model(
+            inputs=moved(self.policy.encode(requests), device), codes=labels[:, None], labels=labels, told=told
+        )
+        self.note("entropy", said["entropy"])
+        return self._terms(said["terms"]), said
+
+    def _reinforced(self, model: Any, events: NDArray[np.int64]) -> tuple[Tensor, dict[str, Any]]:
+        """The policy loss of a rollout, and the terms of what was bought."""
         args, more = self.args, self.options
         place = self._step % args.gradient_accumulation_steps
         if self.state.global_step % args.num_iterations == 0:
-            self._kept[place:] = [self.rolled(inputs["event"].cpu().numpy())]
+            self._kept[place:] = [self.rolled(events)]
         self._step += 1
         kept = self._kept[place]
         rollout, device = kept.rollout, args.device
         labels = told = None
         if more.sft or more.karma:
-            labels = torch.from_numpy(self.retriever.table.codes[kept.requests.target].astype(np.int64)).to(device)
-            told = None if self.told is None else moved(self.told(kept.requests.event), device)
+            labels, told = self._told_of(kept.requests)
         words = {"words": True} if rollout.words else {}
         said = model(inputs=moved(rollout.inputs, device), codes=rollout.codes, labels=labels, told=told, **words)
         log_prob = said["log_prob"]
         if kept.old is None:
             kept.old = log_prob.detach()
-        ratio = (log_prob - kept.old).exp()
+        ratio = losses.importance_ratio(log_prob, kept.old, rollout.used, args.importance_sampling_level)
         extra = None
         if kept.reference is not None:
             apart = losses.divergence(log_prob, kept.reference, ratio if args.use_bias_correction_kl else None)
@@ -122,19 +139,24 @@ class GrpoTrainer(AlignmentTrainer):
             importance_sampling_level=args.importance_sampling_level,
             gates=kept.gates,
             extra=extra,
+            codes_in_batch=self.accelerator.reduce(rollout.used.sum().float(), "mean"),
         )
-        terms = said["terms"]
-        if more.sft:
-            loss = loss + more.sft * terms["sft"]
-        if more.karma and told is not None:
-            config = self.policy.model.config
-            karma = sum(getattr(config, name) * one for name, one in terms.items() if name != "sft")
-            loss = loss + more.karma * karma
+        self.note("entropy", said["entropy"][rollout.used])
+        self.note("ratio", ratio[rollout.there] if ratio.shape[-1] == 1 else ratio[rollout.used])
+        return loss + self._terms(said["terms"]), said
+
+    def _told_of(self, requests: Requests) -> tuple[Tensor, Any]:
+        """(B, L) what was bought, and what KARMA's losses ask of it."""
+        labels = torch.from_numpy(self.retriever.table.codes[requests.target].astype(np.int64)).to(self.args.device)
+        return labels, None if self.told is None else moved(self.told(requests.event), self.args.device)
+
+    def _terms(self, terms: dict[str, Tensor]) -> Tensor:
+        """() the weighted sum of the terms of what was bought; 0 where there are none."""
+        config, total = self.policy.model.config, torch.zeros((), device=self.args.device)
         for name, term in terms.items():
             self.note(name, term)
-        self.note("entropy", said["entropy"][rollout.used])
-        self.note("ratio", ratio[rollout.used])
-        return (loss, said) if return_outputs else loss
+            total = total + term * (self.options.sft if name == "sft" else self.options.karma * getattr(config, name))
+        return total
 
     def rolled(self, events: NDArray[np.int64]) -> Kept:
         """Answers of the policy to the searches behind events, and what they earned."""
@@ -212,7 +234,7 @@ class GrpoTrainer(AlignmentTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        entropy = self._seen["entropy"][-1]
+        entropy = float(self.accelerator.reduce(torch.tensor(self._seen["entropy"][-1]), "mean"))  # all stop together
         if self._first_entropy is None:
             self._first_entropy = entropy
         if entropy < self.options.entropy_floor * self._first_entropy:
@@ -254,5 +276,6 @@ def _rows(rollout: Rollout, rows: Tensor) -> Rollout:
         inputs=inputs,
         codes=rollout.codes[rows],
         used=rollout.used[rows],
+        log_prob=rollout.log_prob[rows],
         items=rollout.items[rows.cpu().numpy()],
     )

@@ -246,6 +246,7 @@ def test_a_reward_without_signal_is_told(new_run: Callable[[str], Path], caplog:
         ({"num_generations": 1}, "num_generations: a group of one has nobody to be compared with"),
         ({"loss_type": "grp"}, r"loss_type: unknown value: 'grp' \(did you mean 'grpo'\?\)"),
         ({"rollout": "sample", "group_weights": "chance"}, "group_weights: independent draws are as frequent"),
+        ({"rollout": "none"}, "rollout: nothing to learn"),
         ({"rollout": "keywords"}, "rollout: only a language model says keywords"),
         ({"rollout": "log"}, "nothing was shown in this log"),
         ({"rollout": "list", "advantage": "prefix"}, "advantage: only single items match position by position"),
@@ -290,6 +291,20 @@ def test_language_models_are_aligned_too(
     assert read_json(run / "models/grpo/config.json")["normalise"] == "children"
     (answer,) = retriever.search([Request("dog food")], 3)
     assert len(answer.hits) == 3 and answer.mass is None
+
+
+def test_imitation_alone_needs_no_rollout(new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same steps as those of rollouts that earn nothing."""
+    steps = {"max_steps": 4, "eval_strategy": "no", "save_strategy": "no", "sft": 1.0}
+    runs = [new_run("none"), new_run("nothing")]
+    monkeypatch.setattr(trainers.GrpoTrainer, "rolled", None)
+    grpo.train(*grpo.parse(options(runs[0], rollout="none", **steps)))
+    monkeypatch.undo()
+    grpo.train(*grpo.parse(options(runs[1], rewards=[f"{__name__}:nothing"], **steps)))
+    one, other = (load_file(run / "models/grpo/model.safetensors") for run in runs)
+    for name, weight in one.items():
+        np.testing.assert_allclose(other[name], weight, atol=1e-5)
+    assert "frac_reward_zero_std" not in {name for entry in log_of(runs[0]) for name in entry}
 
 
 def test_some_events_only_are_learnt_from(new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

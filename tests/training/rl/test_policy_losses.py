@@ -12,7 +12,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from training.rl.advantages import group
-from training.rl.losses import divergence, policy_loss
+from training.rl.losses import divergence, importance_ratio, policy_loss
 
 EPSILON = 0.2
 
@@ -100,10 +100,7 @@ def test_loss_and_gradient_are_those_of_trl(options: dict[str, Any], beta: float
     level = options.get("importance_sampling_level", "token")
     extra = None
     if reference is not None:
-        ratio = (ours - old).exp()
-        if level == "sequence":
-            ratio = ((ours - old) * used).sum(-1, keepdim=True).div(used.sum(-1, keepdim=True)).exp()
-        extra = beta * divergence(ours, reference, ratio)
+        extra = beta * divergence(ours, reference, importance_ratio(ours, old, used, level))
     found = policy_loss(ours, old, advantages, used, epsilon=EPSILON, extra=extra, **options)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     found.backward()

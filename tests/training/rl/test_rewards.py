@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 from onesearch.corpus import VALID, Corpus, Requests, make_split, sample_requests
@@ -16,7 +15,7 @@ from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.errors import UserError
 from onesearch.run import Run
 from onesearch.sid import SidTable
-from training.rl.rewards import PATIENCE, WORTH, Known, Rewards, category_paths, shared_path
+from training.rl.rewards import PATIENCE, WORTH, Known, Rewards
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +89,6 @@ def test_what_was_done_with_an_item_in_the_same_search(known: Known) -> None:
                 item = corpus.item[other]
                 expected[item] = max(expected[item], WORTH[EVENT_KINDS[kinds[other]]])
         np.testing.assert_allclose(found[event], expected, rtol=1e-6)
-
-
-def test_categories_count_from_the_root_on() -> None:
-    path = np.array([[0, 1, 2], [0, 1, 3], [0, 4, -1], [5, 6, 7]])
-    share = shared_path(path, path[[0, 0, 0, 0]])
-    np.testing.assert_allclose(share, [1, 2 / 3, 1 / 3, 0])
-    np.testing.assert_allclose(shared_path(path[:1], np.array([[-1, -1, -1]])), 0)
-
-
-def test_paths_are_equal_where_all_above_is(known: Known) -> None:
-    items = known.corpus.items.head(3).with_columns(pl.Series("categories", [["a", "x"], ["b", "x"], ["a"]]))
-    path = category_paths(replace(known.corpus, items=items))
-    assert path[0, 1] != path[1, 1] and path[0, 0] == path[2, 0] and path[2, 1] == -1
 
 
 def test_a_reward_of_ones_own_gets_what_trl_gives(known: Known) -> None:
