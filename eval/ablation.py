@@ -29,7 +29,7 @@ from onesearch.errors import UserError
 from onesearch.files import read_yaml, write_json, write_text
 from onesearch.retriever import BEAMS
 from onesearch.run import Run
-from onesearch.tables import spell_number
+from onesearch.tables import spell_change, spell_number
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         for metric in metrics:
             change = row["differences"].get(metric)
             mean = spell_number(row[metric]["mean"]) if metric in row else ""
-            cells += [mean, "" if change is None else _change(change)]
+            cells += [mean, "" if change is None else spell_change(change)]
         lines.append(f"| {' | '.join(cells)} | {row['train_seconds']:.0f} |")
     return "\n".join(lines) + "\n"
 
@@ -158,11 +158,6 @@ def _heading(metric: str) -> str:
     ('MRR@10', 'interest Recall@200')
     """
     return metric.replace("mrr", "MRR").replace("recall", "Recall")
-
-
-def _change(change: Mapping[str, float]) -> str:
-    mean, low, high = (spell_number(change[name], signed=True) for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
 
 
 def _options(model: str) -> set[str]:

@@ -46,7 +46,7 @@ from onesearch.run import Run, stamps
 from onesearch.search import codes_of, sample
 from onesearch.search.lists import lists_below
 from onesearch.search.noise import hashed
-from onesearch.tables import spell_number
+from onesearch.tables import spell_change, spell_number
 from training import dpo, grpo
 from training.rl.advantages import list_rewards
 from training.rl.options import IMITATION
@@ -229,18 +229,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         for metric in METRICS:
             cells.append(spell_number(row["metrics"][metric]["mean"]))
             if metric != "recall@50":
-                cells.append(_change(row["differences"][metric]) if "differences" in row else "")
+                cells.append(spell_change(row["differences"][metric]) if "differences" in row else "")
         for told, form in (("reward", ".3f"), ("no_signal", ".2f"), ("agreement", ".2f"), ("distance", ".3f")):
             cells.append(format(row[told], form) if told in row else "")
         cells.append(", ".join(map(str, row.get("kept_steps", []))))
         cells.append(f"{row['seconds']:.0f}" if "seconds" in row else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _change(change: Mapping[str, float]) -> str:
-    mean, low, high = (spell_number(change[name], signed=True) for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
 
 
 def _done(run: Run, row: Row, start: str, seed: int, searches: int, folder: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from onesearch.errors import UserError
 from onesearch.files import checksum, write_json, write_text
 from onesearch.retriever import Retriever
 from onesearch.run import Run
-from onesearch.tables import spell_number
+from onesearch.tables import spell_change, spell_number
 
 log = logging.getLogger(__name__)
 
@@ -217,17 +217,12 @@ def markdown(results: Mapping[str, Any]) -> str:
         cells = [name]
         for metric in METRICS:
             change = row.get("differences", {}).get(metric)
-            cells += [spell_number(row["metrics"][metric]["mean"]), "" if change is None else _change(change)]
+            cells += [spell_number(row["metrics"][metric]["mean"]), "" if change is None else spell_change(change)]
         lines.append(f"| {' | '.join(cells)} |")
     for name, row in results["pairs"].items():
-        cells = [name, *(part for metric in METRICS for part in ("", _change(row[metric])))]
+        cells = [name, *(part for metric in METRICS for part in ("", spell_change(row[metric])))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _change(change: Mapping[str, float]) -> str:
-    mean, low, high = (spell_number(change[name], signed=True) for name in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

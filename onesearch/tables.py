@@ -36,6 +36,16 @@ def spell_number(value: float, signed: bool = False, digits: int = 3) -> str:
     return text.replace("0.", ".", 1) if abs(value) < 1 - 0.5 * 10**-digits else text
 
 
+def spell_change(change: Mapping[str, float]) -> str:
+    """A difference with its interval.
+
+    >>> spell_change({"mean": 0.004, "low": -0.001, "high": 0.008})
+    '+.004 (-.001 to +.008)'
+    """
+    mean, low, high = (spell_number(change[name], signed=True) for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
 def answer_table(answer: Mapping[str, Any]) -> Group:
     """One search: its hits as a table, and the purchases that the model was given."""
     user = f"for household {answer['user']}" if answer["user"] is not None else "for nobody in particular"
