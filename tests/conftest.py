@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up import BRANDS, KINDS, SIZES, TINY, write_shop, write_yaml
+
+
+def pytest_configure() -> None:
+    """Beside other test processes PyTorch works with one thread."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
