@@ -36,7 +36,7 @@ from onesearch.context.views.centroids import Centroids
 from onesearch.context.views.long import CentroidSums, RecencySums
 from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.arrays import same_item_links
-from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.corpus.schema import EVENT_KINDS, OFFERS
 from onesearch.model import Catalogue, Generator, GeneratorConfig
 from onesearch.prefix import PrefixIndex
 from training.sft import ModelArguments, new_backbone
@@ -63,16 +63,21 @@ def made_up(events: int) -> Corpus:
         items=pl.DataFrame({"item_id": [str(n) for n in range(ITEMS)]}),
         users=pl.DataFrame({"user_id": ["1"]}),
         relevance=pl.DataFrame(),
+        offers=pl.DataFrame(schema=OFFERS),
         user=zeros,
         item=item,
         time=np.arange(events, dtype=np.int64) * 3600,
         kind=np.full(events, EVENT_KINDS.index("purchase"), np.int8),
         session=zeros,
         query=zeros - 1,
+        place=zeros - 1,
+        device=zeros - 1,
         rank=zeros - 1,
         query_kind=np.full(events, -1, np.int8),
         query_noise=np.full(events, -1, np.int8),
         queries=[],
+        places=[],
+        devices=[],
         offsets=np.array([0, events]),
         history_end=np.arange(events, dtype=np.int64),
         next_same=next_same,

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 BATCH = 64
 """Requests answered at once."""
 
-KEYS = {"query": str, "user": str, "k": int, "where": str, "allow": list, "deny": list}
+KEYS = {
+    "query": str,
+    "user": str,
+    "k": int,
+    "where": str,
+    "allow": list,
+    "deny": list,
+    "place": str,
+    "device": str,
+}
 KINDS = {str: "a text", int: "a whole number", list: "a list of texts"}
 
 
@@ -96,7 +105,7 @@ def read_request(line: str, place: str, k: int) -> tuple[Request, int]:
         raise UserError("'k' is less than 1", place=place, value=hits, remedy="ask for at least one hit")
     allow = value.get("allow")
     asked = Filter(value.get("where"), None if allow is None else tuple(allow), tuple(value.get("deny") or ()))
-    return Request(value["query"], value.get("user"), asked), hits
+    return Request(value["query"], value.get("user"), asked, value.get("place"), value.get("device")), hits
 
 
 def _fits(key: str, value: Any) -> bool:

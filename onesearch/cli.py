@@ -210,13 +210,17 @@ def generate(
     deny: Annotated[
         list[str] | None, typer.Option(metavar="ID|FILE", help="Not this item, or a file's; may be repeated.")
     ] = None,
+    place: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where it is asked; where the user was last if left out.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="With what it is asked.")] = None,
     source: Annotated[
         Path | None,
         typer.Option(
             "--input",
             metavar="FILE",
             help='Requests, a JSON line each: {"query": ..., "user": ..., "k": ..., "where": ..., "allow": [...], '
-            '"deny": [...]}; all but the query may be left out.',
+            '"deny": [...], "place": ..., "device": ...}; all but the query may be left out.',
         ),
     ] = None,
     target: Annotated[
@@ -239,9 +243,10 @@ def generate(
     if (source is None) != (target is None):
         raise UserError("--input and --output belong together", place="command line", remedy="give both")
     if source is not None and target is not None:
-        if where is not None or allow or deny:
+        if where is not None or allow or deny or place or device:
             remedy = f"write them into the lines of {source}"
-            raise UserError("--where, --allow and --deny are about --query", place="command line", remedy=remedy)
+            problem = "--where, --allow, --deny, --place and --device are about --query"
+            raise UserError(problem, place="command line", remedy=remedy)
         _generate_file(_open(run).folder, source, target, k, stage, mode)
         return
     from onesearch.retriever import Request, Retriever, check_mode
@@ -249,7 +254,8 @@ def generate(
     from onesearch.where import Filter, item_ids
 
     opened = _open(run)
-    asked = Request(query or "", user, Filter(where, item_ids(allow) if allow else None, item_ids(deny or ())))
+    wanted = Filter(where, item_ids(allow) if allow else None, item_ids(deny or ()))
+    asked = Request(query or "", user, wanted, place, device)
     retriever = Retriever.load(opened.folder, stage)
     retriever.check(asked, place="command line")
     answer = asdict(retriever.search([asked], k, check_mode(retriever.reader, mode))[0])

@@ -40,11 +40,14 @@ BYTES_AN_ITEM = 6
 
 @dataclass(frozen=True)
 class Request:
-    """A query, who asks it (None for nobody in particular), and which items may come out."""
+    """A query, who asks it (None for nobody in particular), and which items may come out; where it is asked (None for
+    where the user was last) and with what device."""
 
     query: str
     user: str | None = None
     filter: Filter = EVERYTHING
+    place: str | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Given:
 @dataclass(frozen=True)
 class Answer:
     """The hits of one request, best first, the purchases the model was given, most relevant first, and a remark: that
-    the user is unknown, that fewer items match the filter than were asked for.
+    the user, the place or the device is unknown, that fewer items match the filter than were asked for.
 
     Attributes:
         exact: whether these are the hits of scoring every item; otherwise an item that the beam did not reach may have
@@ -117,6 +120,8 @@ class Retriever:
         self.corpus, self.table, self.reader = corpus, table, reader
         self.filters = ItemFilters(corpus.items)
         self._user = {user: place for place, user in enumerate(corpus.users["user_id"].to_list())}
+        self._place = {name: number for number, name in enumerate(corpus.places)}
+        self._device = {name: number for number, name in enumerate(corpus.devices)}
 
     @classmethod
     def load(cls, folder: Path | str, stage: str = "sft") -> Retriever:
@@ -230,6 +235,10 @@ class Retriever:
         user = np.array([self._user.get(request.user or "", -1) for request in requests], np.int32)
         offsets, known = self.corpus.offsets, user >= 0
         now = int(self.corpus.time.max(initial=0)) + 1
+        last = np.append(self.corpus.place, -1)[np.where(known, offsets[user + 1], 0) - 1] if known.any() else user
+        said = [request.place for request in requests]
+        place = [-1 if name is None else self._place.get(name, -1) for name in said]
+        asked = np.array([name is not None for name in said])
         return Requests(
             event=np.full(len(user), -1, np.int64),
             user=user,
@@ -237,6 +246,8 @@ class Retriever:
             time=np.full(len(user), now, np.int64),
             history_start=np.where(known, offsets[user], 0),
             history_end=np.where(known, offsets[user + 1], 0),
+            place=np.where(asked, place, np.where(known, last, -1)).astype(np.int32),
+            device=np.array([self._device.get(request.device or "", -1) for request in requests], np.int32),
             query=[request.query for request in requests],
         )
 
@@ -270,6 +281,9 @@ class Retriever:
         notes = []
         if request.user is not None and not known:
             notes.append(f"user {request.user!r} is not in the log: answered without history")
+        for what, name, names in (("place", request.place, self._place), ("device", request.device, self._device)):
+            if name is not None and name not in names:
+                notes.append(f"{what} {name!r} is not in the log: answered as if it were not known")
         if request.filter != EVERYTHING and len(hits) < len(items):
             notes.append(_few(len(hits)))
         mass = None if ranked.mass is None else (float(ranked.mass[place, 0]), float(ranked.mass[place, 1]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BartConfig, PreTrainedConfig, T5Config
 
+from onesearch.corpus.offers import Offers
 from onesearch.model import Generator, GeneratorConfig
 from onesearch.model.catalogue import Catalogue
 from onesearch.prefix import PrefixIndex
@@ -18,7 +19,7 @@ from onesearch.prefix import PrefixIndex
 TEXT = 20
 """Text pieces; ids below 3 are padding, unknown and the beginning."""
 
-SNAPSHOTS, PRIORS, FEATURES, CONTENT, TASTE, TERMS = 3, 2, 5, 6, 2, 16
+SNAPSHOTS, PRIORS, FEATURES, CONTENT, TASTE, TERMS, OFFER_ROWS = 3, 2, 5, 6, 2, 16, 4
 
 
 def backbone(family: str, width: int = 16) -> PreTrainedConfig:
@@ -53,6 +54,22 @@ def random_codes(rng: np.random.Generator, items: int, sizes: tuple[int, ...], u
     return np.stack([rng.integers(0, size, items) for size in sizes], -1).astype(np.int32)
 
 
+def random_offers(rng: np.random.Generator, items: int, kinds: int) -> Offers:
+    """Rows in which about a third of the items are on offer; nothing is in the first."""
+    bits = rng.integers(min(kinds, 1), 2**kinds, (OFFER_ROWS, items)) * (rng.random((OFFER_ROWS, items)) < 0.3)
+    bits[0] = 0
+    row, item = np.nonzero(bits)
+    return Offers(
+        kinds=tuple("abcdefgh"[:kinds]),
+        places=np.zeros(0, np.int64),
+        cuts=np.arange(OFFER_ROWS - 1),
+        offsets=np.searchsorted(row, np.arange(OFFER_ROWS + 1)),
+        item=item.astype(np.int32),
+        kind=bits[row, item].astype(np.uint8),
+        items=items,
+    )
+
+
 def random_generator(
     seed: int,
     codes: NDArray[np.int32],
@@ -63,6 +80,7 @@ def random_generator(
     prior: bool = True,
     content: bool = True,
     spelling: bool = True,
+    offers: int = 0,
     order: NDArray[np.int32] | None = None,
     spread: float = 0.4,
     **more: Any,
@@ -84,6 +102,7 @@ def random_generator(
         taste=TASTE if content else 0,
         spelling=spelling,
         priors=PRIORS if prior else 0,
+        offers=offers,
         copy=copy,
         **more,
     )
@@ -95,7 +114,8 @@ def random_generator(
     counts = torch.rand(PRIORS, SNAPSHOTS, len(codes), generator=random) * 20
     vectors = torch.randn(len(codes), CONTENT + TASTE, generator=random)
     bits = torch.randint(0, 256, (len(codes), TERMS // 8), generator=random, dtype=torch.uint8)
-    return model.bind(Catalogue.build(PrefixIndex.build(codes, order), list(counts), vectors, bits))
+    known = random_offers(np.random.default_rng(seed), len(codes), offers)
+    return model.bind(Catalogue.build(PrefixIndex.build(codes, order), list(counts), vectors, bits, known))
 
 
 def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: int, tokens: int) -> dict[str, Tensor]:
@@ -116,6 +136,7 @@ def random_request(rng: np.random.Generator, codes: NDArray[np.int32], slots: in
         "terms": torch.from_numpy(rng.choice(TERMS, (1, tokens), replace=False)),
         "term_weights": torch.full((1, tokens), 1 / tokens),
         "snapshot": torch.from_numpy(rng.integers(0, SNAPSHOTS, 1)),
+        "offer_row": torch.from_numpy(rng.integers(0, OFFER_ROWS, 1)),
     }
 
 
@@ -140,7 +161,7 @@ def batch(requests: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         "slot_codes": padded("slot_codes", slots, -1),
         "slot_features": padded("slot_features", slots, 0),
         "slot_coverage": padded("slot_coverage", slots, 0),
-        **{name: torch.cat([one[name] for one in requests]) for name in ("query_vector", "snapshot")},
+        **{name: torch.cat([one[name] for one in requests]) for name in ("query_vector", "snapshot", "offer_row")},
     }
 
 

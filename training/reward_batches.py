@@ -60,6 +60,8 @@ class Judged:
             time=nobody + latest,
             history_start=nobody,
             history_end=nobody,
+            place=nobody.astype(np.int32) - 1,
+            device=nobody.astype(np.int32) - 1,
             query=[self.queries[row] for row in rows],
         )
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from onesearch.context.batch import SLOT_FEATURES, ContextBuilder
+from onesearch.context.batch import ContextBuilder
 from onesearch.context.views import ViewSettings
 from onesearch.corpus import TRAIN, VALID, Corpus, make_split
 from onesearch.corpus.split import late
@@ -104,7 +104,7 @@ def new_network(options: RewardArguments, material: Material, items: torch.Tenso
         query=features.builder.selector.texts.vectors.shape[1],
         taste=2 * features.builder.selector.taste.shape[1],
         content=features.item_content.shape[1],
-        slot_features=SLOT_FEATURES,
+        slot_features=features.builder.slot_features,
         cross=len(CROSS),
         text=len(TEXT),
         items=count,

@@ -26,7 +26,7 @@ from torch.utils.data import Sampler
 from transformers import AutoConfig
 from transformers.trainer_callback import PrinterCallback
 
-from onesearch.context.batch import HALF_LIVES, SLOT_FEATURES, ContextBuilder
+from onesearch.context.batch import HALF_LIVES, ContextBuilder
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.context.views import ViewSettings
 from onesearch.corpus import TRAIN, VALID, Corpus, make_split, sample_requests
@@ -96,6 +96,7 @@ class ModelArguments:
     content: bool = field(default=True, metadata={"help": "Compare the query with the content below each prefix."})
     spelling: bool = field(default=True, metadata={"help": "Look up the query's terms below each prefix."})
     prior: bool = field(default=True, metadata={"help": "Give the model fresh popularity counts."})
+    offers: bool = field(default=True, metadata={"help": "Tell the model what is on offer, where the log says so."})
     plain_loss: float = field(default=0.3, metadata={"help": "Weight of the loss without the copy path."})
     interest: int = field(
         default=0, metadata={"help": "Width of the vector of what the user wants next (KARMA); 0 for none."}
@@ -231,7 +232,17 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     if positions is not None and model_args.interest:
         positions -= 1  # the last one reads what the user wants next
     builder = ContextBuilder.fit(
-        corpus, split, before, encoder, table.codes, model_args.slots, args.seed, user, positions, run
+        corpus,
+        split,
+        before,
+        encoder,
+        table.codes,
+        model_args.slots,
+        args.seed,
+        user,
+        positions,
+        run,
+        model_args.offers,
     )
     karma = model_args.interest or model_args.generate
     told = Told(builder, events, split == TRAIN) if karma else None
@@ -243,11 +254,12 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         text_vocabulary=len(builder.tokenizer),
         begin_token=QueryTokenizer.begin,
         level_sizes=list(table.level_sizes),
-        history_features=SLOT_FEATURES,
+        history_features=builder.slot_features,
         content=builder.selector.texts.vectors.shape[1] if model_args.content else 0,
         taste=builder.selector.taste.shape[1] if model_args.content else 0,
         spelling=model_args.spelling,
         priors=len(HALF_LIVES) if model_args.prior else 0,
+        offers=len(builder.offers.kinds),
         copy=model_args.copy,
         plain_loss=model_args.plain_loss,
         views=builder.views.sizes() or None,

@@ -1,7 +1,7 @@
 """What the ranking stage of the cascade knows about a request and a candidate item.
 
-Five families: how the texts fit, what this user bought before and when, what alike users buy, what everybody buys at
-the moment, and prices.
+Six families: how the texts fit, what this user bought before and when, what alike users buy, what everybody buys at
+the moment, prices, and what is on offer where the request is made.
 Everything is computed for blocks of requests at once; nothing at or after a request's session enters.
 """
 
@@ -24,6 +24,7 @@ from eval.baselines.popularity import FreshPopularity, day
 from eval.baselines.purchases import OwnItems, Purchases
 from eval.baselines.text import Terms, Texts, trigrams, words
 from onesearch.corpus import Corpus, Requests
+from onesearch.corpus.offers import Offers, offer_kinds
 from onesearch.embed.text import unit_rows
 
 Column = NDArray[np.floating[Any]]
@@ -91,6 +92,7 @@ class Features:
         self._corpus, self._texts, self._bm25, self._dense, self._taste = corpus, texts, bm25, dense, taste
         self._history, self._fresh, self._purchases = history, fresh, purchases
         self._day = day(corpus)
+        self._offers = Offers.of(corpus, offer_kinds(corpus))
         categories = corpus.items["categories"]
         leaf, parent = (categories.list.get(level, null_on_oob=True).fill_null("").to_list() for level in (-1, -2))
         brand = corpus.items["brand"].fill_null("").to_list()
@@ -128,6 +130,8 @@ class Features:
         own = self._purchases.before(requests)
         found |= self._own(requests, items, own)
         found |= self._alike(requests, items, own)
+        offered = self._offers.of_items(self._offers.rows(requests), items)
+        found |= {f"offered_{kind}": offered[..., number] for number, kind in enumerate(self._offers.kinds)}
         row = np.repeat(np.arange(len(requests)), items.shape[1])
         found["history_score"] = self._history.score_pairs(requests, row, items.ravel(), own).reshape(items.shape)
         for name in ("history_score", "popularity_short", "own_faded", "bm25"):

@@ -17,6 +17,7 @@ from onesearch.context.taste import Taste
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.context.views import Source, ViewReader, ViewSettings
 from onesearch.corpus import TRAIN, Corpus, Popularity, Requests, item_texts, popularity
+from onesearch.corpus.offers import Offers, offer_kinds
 from onesearch.corpus.popularity import DAY
 from onesearch.embed import TextEncoder
 from onesearch.files import read_json, write_json
@@ -31,7 +32,8 @@ HALF_LIVES = (14 * DAY, 182 * DAY)
 """The two popularity counts that the prior is given: of the last weeks, and of the last year."""
 
 SLOT_FEATURES = len(FEATURES) + len(HALF_LIVES)
-"""What describes a history slot: the features of `onesearch.context.history`, and how popular the item is now."""
+"""What describes a history slot: the features of `onesearch.context.history`, and how popular the item is now; then, a
+number for each kind of offer, whether it is on offer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class ContextBuilder:
     taste: Taste
     codes: NDArray[np.int64]
     popularities: tuple[Popularity, ...]
+    offers: Offers
     views: ViewReader
 
     @classmethod
@@ -91,6 +94,7 @@ class ContextBuilder:
         reads: ViewSettings = ViewSettings(),  # noqa: B008 (frozen)
         positions: int | None = None,
         run: Run | None = None,
+        offers: bool = True,
     ) -> ContextBuilder:
         """Learn the tokenizer and the relevance space from the catalogue's texts and the training queries, and what
         users like from the training events `before` those that the generator learns from.
@@ -99,6 +103,7 @@ class ContextBuilder:
             reads: what is read of the user.
             positions: of the encoder; None where any number will do.
             run: whose quantizer the view `uid` may ask.
+            offers: whether what is on offer is read, where the corpus knows it.
 
         Raises:
             UserError: the log lacks what a view reads, or the encoder room for it.
@@ -109,7 +114,8 @@ class ContextBuilder:
         tokenizer = QueryTokenizer.train([*texts, *(corpus.queries[query] for query in sample)])
         taste = Taste.fit(corpus, before, seed)
         space = RelevanceSpace.fit(texts, encoder, seed)
-        kept = {"slots": slots, "positions": positions, **asdict(reads)}
+        kinds = offer_kinds(corpus) if offers else ()
+        kept = {"slots": slots, "positions": positions, "offers": list(kinds), **asdict(reads)}
         return cls._join(corpus, tokenizer, space, taste, taste.items(corpus, before), codes, kept, run)
 
     def knowing(self, events: NDArray[np.int64]) -> ContextBuilder:
@@ -129,7 +135,13 @@ class ContextBuilder:
     def settings(self) -> dict[str, Any]:
         """What is read of the user, as JSON values: `context.json`."""
         reads = asdict(self.views.settings)
-        return {"slots": self.selector.slots, "positions": self.views.room.positions, **reads}
+        offers = list(self.offers.kinds)
+        return {"slots": self.selector.slots, "positions": self.views.room.positions, "offers": offers, **reads}
+
+    @property
+    def slot_features(self) -> int:
+        """F, the numbers that describe a history slot."""
+        return SLOT_FEATURES + len(self.offers.kinds)
 
     @classmethod
     def load(
@@ -168,6 +180,7 @@ class ContextBuilder:
         """
         chosen = dict(kept)
         slots, positions = chosen.pop("slots"), chosen.pop("positions", None)
+        offers = Offers.of(corpus, chosen.pop("offers", ()))
         reads = ViewSettings(**chosen | {"views": tuple(chosen.get("views", ()))})
         texts = item_texts(corpus)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
@@ -177,13 +190,13 @@ class ContextBuilder:
         wide: NDArray[np.int64] = codes.astype(np.int64)
         source = Source(corpus, wide, relevant.vectors, tokenizer, QUERY_TOKENS, run, model)
         views = ViewReader.make(reads, source, positions)
-        return cls(corpus, tokenizer, space, selector, taste, wide, counts, views)
+        return cls(corpus, tokenizer, space, selector, taste, wide, counts, offers, views)
 
     def catalogue(self, index: PrefixIndex) -> Catalogue:
         """What `Generator.bind` needs."""
         counts = [torch.from_numpy(one.counts) for one in self.popularities]
         bits = torch.from_numpy(self.selector.texts.present)
-        return Catalogue.build(index, counts, torch.from_numpy(self.item_vectors), bits)
+        return Catalogue.build(index, counts, torch.from_numpy(self.item_vectors), bits, self.offers)
 
     @property
     def item_vectors(self) -> NDArray[np.float32]:
@@ -216,7 +229,10 @@ class ContextBuilder:
         item, features = slots.item[:, :used], slots.features[:, :used]
         snapshot = self.popularities[0].at(requests.time)
         popular = np.stack([np.log1p(one.counts[snapshot[:, None], item]) for one in self.popularities], -1) / 4
-        features = np.concatenate([features, popular * (item >= 0)[..., None]], -1)
+        row = self.offers.rows(requests)
+        features = np.concatenate(
+            [features, popular * (item >= 0)[..., None], self.offers.of_items(row, item)], -1, dtype=np.float32
+        )
         filled[:, 0] |= item[:, 0] < 0  # an empty query without history still reads one padding token
         slot_codes = np.where(item[..., None] >= 0, self.codes[item], -1)
         inputs: dict[str, Any] = {
@@ -229,6 +245,7 @@ class ContextBuilder:
             "terms": torch.from_numpy(terms),
             "term_weights": torch.from_numpy(weights),
             "snapshot": torch.from_numpy(snapshot),
+            "offer_row": torch.from_numpy(row),
         }
         if views:
             inputs["views"] = {name: torch.from_numpy(array) for name, array in views.items()}

@@ -1,7 +1,8 @@
 """The log as arrays on disk, which examples are made of: read through memory maps, so that it need not fit into memory.
 
 `arrays/NAME.npy` beside the Parquet tables, one element an event, and `arrays/queries.parquet`, the distinct queries in
-the order in which the sorted log first has them. They say what `events.parquet` says, with numbers for texts.
+the order in which the sorted log first has them; likewise places and devices. They say what `events.parquet` says, with
+numbers for texts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ TYPES: Final = {
     "kind": np.int8,
     "session": np.int32,
     "query": np.int32,
+    "place": np.int32,
+    "device": np.int32,
     "rank": np.int32,
     "query_kind": np.int8,
     "query_noise": np.int8,
@@ -37,11 +40,15 @@ TYPES: Final = {
 }
 """The arrays with one element an event; `offsets` has one a user, and one more. See `Corpus` for what they hold."""
 
+VOCABULARIES: Final = {"query": "queries", "place": "places", "device": "devices"}
+"""Columns of events whose distinct texts are numbered, and what these are called."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
 def arrays_of(events: pl.DataFrame, items: pl.Series, clock: bool) -> Arrays:
-    """The arrays of some users' sorted events (`sorting.in_order`), as if these were the whole log; without queries.
+    """The arrays of some users' sorted events (`sorting.in_order`), as if these were the whole log; without the
+    columns of `VOCABULARIES`.
 
     Nothing is kept between calls; `ArrayFiles` moves the numbers to their place in the log.
     """
@@ -116,18 +123,18 @@ class ArrayFiles:
         self._folder, self._events = folder, events
         self._event = self._user = self._session = 0  # how many are written
         self._offsets = [np.zeros(1, np.int64)]
-        self._queries = pl.DataFrame(schema={"query": pl.String, "number": pl.Int32})
+        self._texts = {name: pl.DataFrame(schema={"text": pl.String, "number": pl.Int32}) for name in VOCABULARIES}
         self._columns = {name: _Column(folder / f"{name}.npy", np.dtype(kind), events) for name, kind in TYPES.items()}
 
-    def append(self, arrays: Arrays, queries: pl.Series, users: int) -> None:
+    def append(self, arrays: Arrays, texts: pl.DataFrame, users: int) -> None:
         """Put the events of the next users behind the others.
 
         Args:
             arrays: what `arrays_of` gave.
-            queries: the text of each event's query, or null.
+            texts: the columns of `VOCABULARIES` of each event, null where it has none.
             users: how many users these are.
         """
-        count = len(queries)
+        count = len(texts)
         named = arrays["session"] > 0
         self._offsets.append(self._event + np.cumsum(np.bincount(arrays["user"], minlength=users)))
         arrays["user"] = arrays["user"] + self._user
@@ -135,32 +142,34 @@ class ArrayFiles:
         arrays["history_end"] = arrays["history_end"] + self._event
         last = arrays["next_same"] == count
         arrays["next_same"] = np.where(last, self._events, arrays["next_same"] + self._event)
-        arrays["query"] = self._numbers(queries)
+        arrays |= {name: self._numbers(name, texts[name]) for name in VOCABULARIES}
         for name, column in self._columns.items():
             column.append(arrays[name])
         self._event, self._user = self._event + count, self._user + users
         self._session = int(arrays["session"].max(initial=self._session))
 
-    def close(self) -> tuple[dict[str, Any], int]:
-        """Finish the files; their description for `corpus.json`, and how many distinct queries there are."""
+    def close(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """Finish the files; their description for `corpus.json`, and how many distinct texts there are of each kind."""
         about = {name: column.close() for name, column in self._columns.items()}
         offsets = np.concatenate(self._offsets)
         column = _Column(self._folder / "offsets.npy", offsets.dtype, len(offsets))
         column.append(offsets)
         about["offsets"] = column.close()
-        path = self._folder / "queries.parquet"
-        with system_errors(path):
-            self._queries.select("query").write_parquet(path)
-        return about | {"queries": {"shape": [len(self._queries)], "checksum": checksum(path)}}, len(self._queries)
+        for name, called in VOCABULARIES.items():
+            path, texts = self._folder / f"{called}.parquet", self._texts[name]["text"]
+            with system_errors(path):
+                texts.alias(name).to_frame().write_parquet(path)
+            about[called] = {"shape": [len(texts)], "checksum": checksum(path)}
+        return about, {called: len(self._texts[name]) for name, called in VOCABULARIES.items()}
 
-    def _numbers(self, texts: pl.Series) -> NDArray[np.int32]:
-        """(n,) the number of each query, in the order of their first appearance; -1 for null."""
-        distinct = texts.drop_nulls().unique(maintain_order=True).alias("query").to_frame()
-        new = distinct.join(self._queries, on="query", how="anti", maintain_order="left")
-        number = pl.int_range(len(self._queries), len(self._queries) + pl.len(), dtype=pl.Int32)
-        self._queries = pl.concat([self._queries, new.with_columns(number=number)])
-        known = distinct.join(self._queries, on="query", how="left")
-        found = texts.alias("query").to_frame().join(known, on="query", how="left", maintain_order="left")
+    def _numbers(self, name: str, texts: pl.Series) -> NDArray[np.int32]:
+        """(n,) the number of each text, in the order of their first appearance; -1 for null."""
+        seen, distinct = self._texts[name], texts.drop_nulls().unique(maintain_order=True).alias("text").to_frame()
+        new = distinct.join(seen, on="text", how="anti", maintain_order="left")
+        number = pl.int_range(len(seen), len(seen) + pl.len(), dtype=pl.Int32)
+        seen = self._texts[name] = pl.concat([seen, new.with_columns(number=number)])
+        known = distinct.join(seen, on="text", how="left")
+        found = texts.alias("text").to_frame().join(known, on="text", how="left", maintain_order="left")
         return found["number"].fill_null(-1).to_numpy()
 
 
@@ -190,8 +199,8 @@ class _Column:
         return {"dtype": self._kind.name, "shape": [self._length], "checksum": self._hash.hexdigest()}
 
 
-def open_arrays(folder: Path, about: Mapping[str, Any]) -> tuple[Arrays, list[str]]:
-    """The arrays as memory maps, and the distinct queries.
+def open_arrays(folder: Path, about: Mapping[str, Any]) -> tuple[Arrays, dict[str, list[str]]]:
+    """The arrays as memory maps, and the distinct texts of `VOCABULARIES` by what they are called.
 
     Args:
         folder: of the corpus.
@@ -212,4 +221,8 @@ def open_arrays(folder: Path, about: Mapping[str, Any]) -> tuple[Arrays, list[st
             found = f"{array.dtype.name} {list(array.shape)}"
             raise UserError("not the array that corpus.json describes", place=path, value=found, remedy=remedy)
         arrays[name] = array
-    return arrays, pl.read_parquet(folder / "arrays/queries.parquet")["query"].to_list()
+    texts = {
+        called: pl.read_parquet(folder / f"arrays/{called}.parquet")[name].to_list()
+        for name, called in VOCABULARIES.items()
+    }
+    return arrays, texts

@@ -20,7 +20,7 @@ from typing import Any, Final
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from onesearch.corpus.arrays import ArrayFiles, arrays_of
+from onesearch.corpus.arrays import VOCABULARIES, ArrayFiles, arrays_of
 from onesearch.corpus.blocks import Spool, regrouped, system_errors
 from onesearch.corpus.schema import EVENTS, USERS
 from onesearch.corpus.sorting import boundaries, bucket_of, in_order, scatter
@@ -43,7 +43,7 @@ READ, CHECKED, TOTAL = 350, 600, 1000
 """How much of a thousand is done when the events are read, and when they are checked."""
 
 Progress = Callable[[int, int], None]
-_TEXTS: Final = ("user_id", "item_id", "query", "session_id")
+_TEXTS: Final = ("user_id", "item_id", "query", "session_id", "place", "device")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def check_log(
 
 def write_log(
     checked: CheckedLog, items: pl.Series, known: pl.DataFrame, folder: Path, progress: Progress
-) -> tuple[pl.DataFrame, dict[str, Any], int]:
+) -> tuple[pl.DataFrame, dict[str, Any], dict[str, int]]:
     """Sort each bucket, and write `events.parquet` and the arrays.
 
     Args:
@@ -134,7 +134,8 @@ def write_log(
         known: the rows of the users that are known beside the log.
 
     Returns:
-        All users in the order of their index; the description of the arrays; how many distinct queries there are.
+        All users in the order of their index; the description of the arrays; how many distinct queries, places and
+        devices there are.
     """
     files, ids = ArrayFiles(folder / "arrays", checked.events), [pl.Series("user_id", [], pl.String)]
     bucket_of_known = pl.Series(bucket_of(known["user_id"], checked.first))
@@ -145,14 +146,14 @@ def write_log(
             users = pl.concat([events["user_id"], known["user_id"].filter(bucket_of_known == number)]).unique().sort()
             ids.append(users)
             events = in_order(events, users, checked.clock)
-            files.append(arrays_of(events, items, checked.clock), events["query"], len(users))
+            files.append(arrays_of(events, items, checked.clock), events.select(*VOCABULARIES), len(users))
             yield events.select(*EVENTS)
             progress(CHECKED + (TOTAL - CHECKED) * (number + 1) // len(checked.buckets), TOTAL)
 
     _write_events(folder / "events.parquet", regrouped(in_buckets(), _groups(checked.events)))
-    arrays, queries = files.close()
+    arrays, distinct = files.close()
     users = pl.DataFrame({"user_id": pl.concat(ids)}).join(known, on="user_id", how="left", maintain_order="left")
-    return users.select(*USERS), arrays, queries
+    return users.select(*USERS), arrays, distinct
 
 
 def _groups(events: int) -> list[int]:

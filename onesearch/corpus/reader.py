@@ -31,9 +31,11 @@ class Corpus:
         kind: (E,) int8 position in `EVENT_KINDS`.
         session: (E,) int32, equal for the events of one session (basket, result page) of one user.
         query: (E,) int32 index into `queries`, -1 where the event has none.
+        place, device: (E,) int32 index into `places` and `devices`, -1 where it is not known.
         rank: (E,) int32 place in the shown list, -1 where it is not known.
         query_kind, query_noise: (E,) int8 positions in `QUERY_KINDS` and `QUERY_NOISE`, -1 where nothing was derived.
-        queries: the distinct query texts.
+        queries, places, devices: the distinct texts.
+        offers: what was put forward where and when, rows of `OFFERS`.
         offsets: (U + 1,) int64; the events of user u are `offsets[u]:offsets[u + 1]`.
         history_end: (E,) int64; the history of event e is `offsets[user[e]]:history_end[e]`: what the user did before
             the session of e began (before the first event of the same time where the log has no sessions).
@@ -47,16 +49,21 @@ class Corpus:
     items: pl.DataFrame
     users: pl.DataFrame
     relevance: pl.DataFrame
+    offers: pl.DataFrame
     user: NDArray[np.int32] = field(repr=False)
     item: NDArray[np.int32] = field(repr=False)
     time: NDArray[np.int64] = field(repr=False)
     kind: NDArray[np.int8] = field(repr=False)
     session: NDArray[np.int32] = field(repr=False)
     query: NDArray[np.int32] = field(repr=False)
+    place: NDArray[np.int32] = field(repr=False)
+    device: NDArray[np.int32] = field(repr=False)
     rank: NDArray[np.int32] = field(repr=False)
     query_kind: NDArray[np.int8] = field(repr=False)
     query_noise: NDArray[np.int8] = field(repr=False)
     queries: list[str] = field(repr=False)
+    places: list[str] = field(repr=False)
+    devices: list[str] = field(repr=False)
     offsets: NDArray[np.int64] = field(repr=False)
     history_end: NDArray[np.int64] = field(repr=False)
     next_same: NDArray[np.int64] = field(repr=False)
@@ -109,8 +116,10 @@ class Corpus:
             items = pl.read_parquet(folder / "items.parquet")
             users = pl.read_parquet(folder / "users.parquet")
             relevance = pl.read_parquet(folder / "relevance.parquet")
-            arrays, queries = open_arrays(folder, info["arrays"])
+            offers = pl.read_parquet(folder / "offers.parquet")
+            arrays, texts = open_arrays(folder, info["arrays"])
+            parts: dict[str, Any] = {**texts, **arrays}
         except (FileNotFoundError, KeyError, pl.exceptions.PolarsError) as error:
             remedy = "run `onesearch prepare` again"
             raise UserError(f"incomplete corpus: {str(error).splitlines()[0]}", place=folder, remedy=remedy) from error
-        return cls(folder, info, items, users, relevance, queries=queries, **arrays)
+        return cls(folder, info, items, users, relevance, offers, **parts)

@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 EVENT_KINDS: Final = ("impression", "click", "cart", "purchase")
 """What a user did with an item, weakest first; `Corpus.kind` holds the position in this tuple."""
@@ -41,17 +41,27 @@ EVENTS: Final[dict[str, pl.DataType]] = {
     "query": pl.String(),
     "session_id": pl.String(),
     "rank": pl.Int32(),  # place in the shown list, from 0
+    "place": pl.String(),  # where: a store, a region, a market
+    "device": pl.String(),  # with what: phone, web, kiosk
     "query_kind": pl.String(),  # one of QUERY_KINDS where the query is derived
     "query_noise": pl.String(),  # one of QUERY_NOISE where the query is derived
 }
 RELEVANCE: Final[dict[str, pl.DataType]] = {"query": pl.String(), "item_id": pl.String(), "grade": pl.Float64()}
+OFFERS: Final[dict[str, pl.DataType]] = {
+    "item_id": pl.String(),
+    "kind": pl.String(),  # how the item is put forward: display, mailer, coupon
+    "start": pl.Int64(),  # seconds since 1970, UTC; from then on,
+    "end": pl.Int64(),  # and until before then
+    "place": pl.String(),  # null where it holds everywhere
+}
 
-TABLES: Final = {"items": ITEMS, "users": USERS, "events": EVENTS, "relevance": RELEVANCE}
+TABLES: Final = {"items": ITEMS, "users": USERS, "events": EVENTS, "relevance": RELEVANCE, "offers": OFFERS}
 REQUIRED: Final = {
     "items": ("item_id", "title"),
     "users": ("user_id",),
     "events": ("user_id", "item_id", "event"),  # and one of timestamp, position
     "relevance": ("query", "item_id", "grade"),
+    "offers": ("item_id", "kind", "start", "end"),
 }
 MAX_QUERY_CHARACTERS: Final = 2_000
 """A longer query is refused: nobody typed it, and it would cost the whole batch its speed."""

@@ -68,6 +68,7 @@ class Requests:
         event: (Q,) int64 index of the event in the corpus.
         user, target: (Q,) int32 indices. time: (Q,) int64.
         history_start, history_end: (Q,) int64; the history is this slice of the corpus's events.
+        place, device: (Q,) int32 indices of the corpus's, -1 where it is not known.
         query: Q texts.
     """
 
@@ -77,6 +78,8 @@ class Requests:
     time: NDArray[np.int64]
     history_start: NDArray[np.int64]
     history_end: NDArray[np.int64]
+    place: NDArray[np.int32]
+    device: NDArray[np.int32]
     query: list[str]
 
     def __len__(self) -> int:
@@ -104,6 +107,8 @@ class Requests:
             time=corpus.time[events],
             history_start=corpus.offsets[user],
             history_end=corpus.history_end[events],
+            place=corpus.place[events],
+            device=corpus.device[events],
             query=texts,
         )
 

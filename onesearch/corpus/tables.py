@@ -1,4 +1,4 @@
-"""What a source hands to the corpus writer: four tables whose rows still know the file and line they came from."""
+"""What a source hands to the corpus writer: five tables whose rows still know the file and line they came from."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Blocks(Iterator[pl.DataFrame]):
 
 @dataclass
 class Tables:
-    """The four tables of a corpus before they are checked.
+    """The five tables of a corpus before they are checked.
 
     Attributes:
-        items, users, events, relevance: columns of the schema (any that are not required may be absent), and `FILE`
-            and `ROW`. None stands for an empty table. Events may come as blocks that are read one after the other,
-            so that a log need not fit into memory.
+        items, users, events, relevance, offers: columns of the schema (any that are not required may be absent), and
+            `FILE` and `ROW`. None stands for an empty table. Events may come as blocks that are read one after the
+            other, so that a log need not fit into memory.
         rejects: takes the rows that could not even be read, also while blocks of events are being read.
     """
 
@@ -57,9 +57,10 @@ class Tables:
     events: pl.DataFrame | Blocks | None = None
     users: pl.DataFrame | None = None
     relevance: pl.DataFrame | None = None
+    offers: pl.DataFrame | None = None
     rejects: Rejects | None = None
 
-    def get(self, table: Literal["items", "users", "relevance"]) -> pl.DataFrame:
+    def get(self, table: Literal["items", "users", "relevance", "offers"]) -> pl.DataFrame:
         """One of the tables that fit into memory; an absent one is an empty frame of the full schema."""
         frame: pl.DataFrame | None = getattr(self, table)
         return empty(table) if frame is None else frame

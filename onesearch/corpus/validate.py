@@ -68,7 +68,7 @@ def check_events(events: pl.DataFrame, items: pl.Series, clock: bool, rejects: R
     events = _timed(events, clock, rejects)
     unknown = ~pl.col("item_id").is_in(items.implode())
     events = rejects.drop(events, unknown, "item_id", "unknown item", "add it to the items or remove the event")
-    events = events.with_columns(pl.col("query").str.strip_chars().replace("", None))
+    events = events.with_columns(_named("query"), _named("place"), _named("device"))
     return _short(events, rejects)
 
 
@@ -82,6 +82,30 @@ def check_relevance(relevance: pl.DataFrame, items: pl.Series, rejects: Rejects)
     relevance = rejects.drop(relevance, bad, "grade", "no grade", "use a number, larger for better")
     unknown = ~pl.col("item_id").is_in(items.implode())
     return rejects.drop(relevance, unknown, "item_id", "unknown item", "add it to the items or remove the row")
+
+
+def check_offers(offers: pl.DataFrame, items: pl.Series, clock: bool, rejects: Rejects) -> pl.DataFrame:
+    """The offers in the full schema, only those that satisfy it.
+
+    Raises:
+        UserError: the log has no clock, so that nothing can be said to be on offer at the time of an event.
+    """
+    offers = complete(offers, "offers")
+    if len(offers) and not clock:
+        remedy = "give the events timestamps, or leave the offers out"
+        raise UserError("offers need a log with clock times", place=offers[FILE][0], remedy=remedy)
+    offers = _required(offers, "item_id", rejects, "name the item of every offer")
+    offers = _required(offers, "kind", rejects, "name the kind of every offer: display, mailer, coupon")
+    unknown = ~pl.col("item_id").is_in(items.implode())
+    offers = rejects.drop(offers, unknown, "item_id", "unknown item", "add it to the items or remove the offer")
+    for column in ("start", "end"):
+        time = pl.col(column)
+        wrong = time.is_null() | (time.abs() > LATEST_SECOND)
+        remedy = "give the second in which the offer begins, and the one in which it is over"
+        offers = rejects.drop(offers, wrong, column, "not in seconds since 1970", remedy)
+    late = pl.col("end") <= pl.col("start")
+    offers = rejects.drop(offers, late, "end", "the offer ends before it begins", "give an end after the start")
+    return offers.with_columns(_named("place"))
 
 
 def complete(frame: pl.DataFrame, table: str) -> pl.DataFrame:
@@ -98,6 +122,11 @@ def complete(frame: pl.DataFrame, table: str) -> pl.DataFrame:
     absent = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
     typed = pl.Schema({**schema, FILE: pl.String(), ROW: pl.UInt32()})
     return frame.with_columns(absent).select(*typed).cast(typed)
+
+
+def _named(column: str) -> pl.Expr:
+    """A text without spaces around; nothing is null."""
+    return pl.col(column).str.strip_chars().replace("", None)
 
 
 def _required(frame: pl.DataFrame, column: str, rejects: Rejects, remedy: str) -> pl.DataFrame:

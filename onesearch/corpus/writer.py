@@ -13,7 +13,7 @@ from onesearch.corpus.blocks import system_errors
 from onesearch.corpus.ingest import Progress, check_log, read_log, write_log
 from onesearch.corpus.schema import SCHEMA_VERSION, TABLES
 from onesearch.corpus.tables import OnError, Rejects, Tables, write_rejects
-from onesearch.corpus.validate import check_items, check_relevance, check_users
+from onesearch.corpus.validate import check_items, check_offers, check_relevance, check_users
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, checksum, write_json
 
@@ -31,7 +31,7 @@ def write_corpus(
 ) -> None:
     """Check `tables`, sort the events by user, time, session and source order, and write the corpus to `folder`.
 
-    Items, users and judgements are held in memory, events are not; see `onesearch.corpus.ingest`.
+    Items, users, judgements and offers are held in memory, events are not; see `onesearch.corpus.ingest`.
 
     Args:
         folder: where to; a corpus that is there is replaced.
@@ -58,8 +58,9 @@ def write_corpus(
         known = check_users(_until(tables.get("users"), last), part["users"])
         checked = check_log(read, items["item_id"], last, part["events"], temporary.with_name("checked"), progress)
         relevance = check_relevance(tables.get("relevance"), items["item_id"], part["relevance"])
-        people, arrays, queries = write_log(checked, items["item_id"], known, temporary, progress)
-        for table, frame in {"items": items, "users": people, "relevance": relevance}.items():
+        offers = check_offers(tables.get("offers"), items["item_id"], checked.clock, part["offers"])
+        people, arrays, distinct = write_log(checked, items["item_id"], known, temporary, progress)
+        for table, frame in {"items": items, "users": people, "relevance": relevance, "offers": offers}.items():
             path = temporary / f"{table}.parquet"
             with system_errors(path):
                 frame.select(*TABLES[table]).write_parquet(path)
@@ -71,8 +72,9 @@ def write_corpus(
             "items": len(items),
             "users": len(people),
             "events": checked.events,
-            "queries": queries,
+            **distinct,
             "relevance": len(relevance),
+            "offers": len(offers),
             "checksum": hashlib.sha256(sums.encode()).hexdigest(),
             "rejects": _report(rejects, temporary, folder),
             "arrays": arrays,

@@ -33,18 +33,27 @@ def powers(covered: Tensor, number: int) -> list[Tensor]:
 
 
 def look_ahead(
-    catalogue: Catalogue, covered: Tensor, snapshot: Tensor, wanted: Tensor, spelling: Tensor, prior: Tensor
+    catalogue: Catalogue,
+    covered: Tensor,
+    snapshot: Tensor,
+    offered: Tensor,
+    wanted: Tensor,
+    spelling: Tensor,
+    prior: Tensor,
+    offer: Tensor,
 ) -> Tensor:
-    """log sum exp(wanted . content + spelling . powers of the coverage + prior . log counts) over the nodes below.
+    """log sum exp(wanted . content + spelling . powers of the coverage + prior . log counts + offer . shares on offer)
+    over the nodes below.
 
     Args:
         covered: (B, A) coverage of the nodes of depth `ahead + 1`. snapshot: (B,) popularity snapshot.
-        wanted: (B, V), spelling: (B, P), prior: (B, K); V, P or K is 0 where a source is switched off.
+        offered: (O, B, A) share of the items below the nodes that are on offer.
+        wanted: (B, V), spelling: (B, P), prior: (B, K), offer: (B, O); a width is 0 where a source is switched off.
 
     Returns:
-        (B, M_1) for each first code; gradients flow to `wanted`, `spelling` and `prior`.
+        (B, M_1) for each first code; gradients flow to `wanted`, `spelling`, `prior` and `offer`.
     """
-    return _LookAhead.apply(wanted, spelling, prior, covered, snapshot, catalogue)
+    return _LookAhead.apply(wanted, spelling, prior, offer, covered, snapshot, offered, catalogue)
 
 
 class _LookAhead(Function):
@@ -54,8 +63,10 @@ class _LookAhead(Function):
         wanted: Tensor,
         spelling: Tensor,
         prior: Tensor,
+        offer: Tensor,
         covered: Tensor,
         snapshot: Tensor,
+        offered: Tensor,
         catalogue: Catalogue,
     ) -> Tensor:
         nodes, first = covered.shape[1], catalogue.ahead_first
@@ -64,8 +75,10 @@ class _LookAhead(Function):
         tops = torch.empty(len(wanted), 1, dtype=wanted.dtype, device=wanted.device)
         for rows in _groups(len(wanted), nodes, wanted.device):
             score = share[rows]  # worked on in place
-            known = _known(catalogue, covered[rows], snapshot[rows], spelling.shape[1], prior.shape[1])
-            weight = torch.cat([spelling[rows], prior[rows]], 1)
+            known = _known(
+                catalogue, covered[rows], snapshot[rows], offered[:, rows], spelling.shape[1], prior.shape[1]
+            )
+            weight = torch.cat([spelling[rows], prior[rows], offer[rows]], 1)
             if wanted.shape[1]:
                 torch.mm(wanted[rows], catalogue.content[catalogue.ahead].T, out=score)
             else:
@@ -75,25 +88,26 @@ class _LookAhead(Function):
             top = tops[rows] = score.amax(-1, keepdim=True)
             score.sub_(top).exp_()
             summed[rows] = summed[rows].index_add(1, first, score)
-        ctx.save_for_backward(share, summed, covered, snapshot)
-        ctx.catalogue, ctx.widths = catalogue, (wanted.shape[1], spelling.shape[1], prior.shape[1])
+        ctx.save_for_backward(share, summed, covered, snapshot, offered)
+        ctx.catalogue, ctx.widths = catalogue, (wanted.shape[1], spelling.shape[1], prior.shape[1], offer.shape[1])
         return summed.log() + tops
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        share, summed, covered, snapshot = ctx.saved_tensors
-        catalogue, (content, spelling, prior) = ctx.catalogue, ctx.widths
+        share, summed, covered, snapshot, offered = ctx.saved_tensors
+        catalogue, (content, *widths) = ctx.catalogue, ctx.widths
         scaled = gradient / summed
         to_wanted = scaled.new_empty(len(scaled), content)
-        to_weight = scaled.new_empty(len(scaled), spelling + prior)
+        to_weight = scaled.new_empty(len(scaled), sum(widths))
         for rows in _groups(len(scaled), share.shape[1], scaled.device):
             to_score = scaled[rows].index_select(1, catalogue.ahead_first) * share[rows]
             if content:
                 torch.mm(to_score, catalogue.content[catalogue.ahead], out=to_wanted[rows])
-            for number, values in enumerate(_known(catalogue, covered[rows], snapshot[rows], spelling, prior)):
+            known = _known(catalogue, covered[rows], snapshot[rows], offered[:, rows], *widths[:2])
+            for number, values in enumerate(known):
                 to_weight[rows, number] = torch.linalg.vecdot(to_score, values)
-        return to_wanted, to_weight[:, :spelling], to_weight[:, spelling:], None, None, None
+        return to_wanted, *to_weight.split(widths, 1), None, None, None, None
 
 
 def _groups(requests: int, nodes: int, device: torch.device) -> list[slice]:
@@ -101,7 +115,10 @@ def _groups(requests: int, nodes: int, device: torch.device) -> list[slice]:
     return [slice(start, start + size) for start in range(0, requests, size)]
 
 
-def _known(catalogue: Catalogue, covered: Tensor, snapshot: Tensor, spelling: int, prior: int) -> list[Tensor]:
-    """P powers of the coverage, then K log counts, each (b, A)."""
+def _known(
+    catalogue: Catalogue, covered: Tensor, snapshot: Tensor, offered: Tensor, spelling: int, prior: int
+) -> list[Tensor]:
+    """P powers of the coverage, then K log counts, then O shares on offer, each (b, A)."""
     found = powers(covered, spelling) if spelling else []
-    return found + [mass.index_select(0, snapshot) for mass in catalogue.ahead_log_mass[:prior]]
+    found += [mass.index_select(0, snapshot) for mass in catalogue.ahead_log_mass[:prior]]
+    return [*found, *offered]

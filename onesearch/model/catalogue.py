@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onesearch.corpus.offers import Offers
+from onesearch.model.offered import Level, offered_below
 from onesearch.prefix import PrefixIndex
 
 AHEAD = 2**13
@@ -30,6 +32,7 @@ class Catalogue:
         ahead_rows: (T,) int64 row of each term in it; R, a row of zeros, for those that none has.
         ahead_first: (M_{d+1},) int64 the node of depth 1 above each.
         ahead_log_mass: P tensors (S, M_{d+1}), their `log_mass`.
+        offered: L levels, which share of the items is on offer where and when; none where nothing is known of offers.
     """
 
     index: PrefixIndex
@@ -41,9 +44,17 @@ class Catalogue:
     ahead_rows: Tensor
     ahead_first: Tensor
     ahead_log_mass: tuple[Tensor, ...]
+    offered: tuple[Level, ...] = ()
 
     @classmethod
-    def build(cls, index: PrefixIndex, counts: Sequence[Tensor], vectors: Tensor, bits: Tensor) -> Catalogue:
+    def build(
+        cls,
+        index: PrefixIndex,
+        counts: Sequence[Tensor],
+        vectors: Tensor,
+        bits: Tensor,
+        offers: Offers | None = None,
+    ) -> Catalogue:
         """Sum what is known of the items below every prefix.
 
         The index may hold a part of the items that something is known of, such as the snapshot of a `LiveIndex`.
@@ -71,6 +82,7 @@ class Catalogue:
             ahead_rows=torch.from_numpy(rows),
             ahead_first=first,
             ahead_log_mass=tuple(one.contiguous() for one in log_mass[ahead].unbind(-1)),
+            offered=() if offers is None else offered_below(index, offers),
         )
 
     def to(self, device: torch.device | str) -> Catalogue:
@@ -85,6 +97,7 @@ class Catalogue:
             self.ahead_rows.to(device),
             self.ahead_first.to(device),
             tuple(t.to(device) for t in self.ahead_log_mass),
+            tuple(level.to(device) for level in self.offered),
         )
 
     def covered(self, depth: int, node: Tensor, terms: Tensor, weights: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Context:
         query_vector: (B, V). snapshot: (B,) popularity snapshot.
         terms, term_weights: (B, G), the weights scaled so that the best item's coverage is 1.
         covered_ahead: (B, A) coverage of the nodes that the first choice looks ahead to, scaled alike.
+        offer_row: (B,) row of `Offers` that holds. offered_ahead: (O, B, A) shares of these nodes that are on offer.
         loss: () that views add to the training's; None where they add none.
         interest: (B, I) what the users want next, of unit length; None without an interest head.
     """
@@ -36,6 +37,8 @@ class Context:
     term_weights: Tensor
     covered_ahead: Tensor
     snapshot: Tensor
+    offer_row: Tensor
+    offered_ahead: Tensor
     cache: EncoderDecoderCache
     loss: Tensor | None = None
     interest: Tensor | None = None

@@ -4,7 +4,7 @@ A seq2seq backbone of `transformers` (BART and T5 families) reads one position p
 SID token embeddings and of its features) and the query's tokens, and predicts the codes of an item one by one. Codes
 compete only with the codes that can follow the prefix in the catalogue: one normalisation in training, search and RL.
 
-Five sources meet in the logit of a child c of a prefix p (the composition is ours):
+Six sources meet in the logit of a child c of a prefix p (the composition is ours):
 
 - the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
 - the content below c: (A state + B query vector) . mean vector of the items below c, so that a prefix is understood
@@ -15,12 +15,14 @@ Five sources meet in the logit of a child c of a prefix p (the composition is ou
   and a typing error costs a word and a few trigrams only;
 - a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come
   from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
-- a copy path (pointer networks, 1506.03134): to the probability that the four above give, every history slot that
+- offers: o . share of the items below c that are on offer where and when the request is made, by kind, with weights o
+  that depend on the decoder state;
+- a copy path (pointer networks, 1506.03134): to the probability that the five above give, every history slot that
   continues p with c adds its own weight exp(a_slot), so a repeated purchase need not be spelt from memory.
 What else is read of the user, one position or a few for each view (`onesearch.model.views`), follows the query. With
 an interest head a last position is read for what the user wants next (`onesearch.model.karma`).
-Content, spelling and prior are sums over very different items at the first code. So there they are weighed at nodes
-further down (`Catalogue.ahead`), and a first code gets the log of what its nodes sum up to.
+Content, spelling, prior and offers are sums over very different items at the first code. So there they are weighed at
+nodes further down (`Catalogue.ahead`), and a first code gets the log of what its nodes sum up to.
 """
 
 from __future__ import annotations
@@ -122,6 +124,7 @@ class Generator(PreTrainedModel):
         self.content_query = nn.Linear(asked, known * levels, bias=False) if config.content else None
         self.spelling_gate = nn.Linear(width, SPELLING_POWERS * levels) if config.spelling else None
         with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without them
+            self.offer_gate = nn.Linear(width, config.offers * levels) if config.offers else None
             self.views = Views(config.views, width) if config.views else None
             self.interest = Interest(width, config.interest, known) if config.interest else None
             decodes = config.generate or config.reconstruct
@@ -135,6 +138,8 @@ class Generator(PreTrainedModel):
         if module is getattr(self, "prior_gate", None):
             nn.init.zeros_(module.weight)
             nn.init.constant_(module.bias, 1.0 / max(self.config.priors, 1))
+        if module is getattr(self, "offer_gate", None):
+            nn.init.zeros_(module.weight)
         if module is getattr(self, "spelling_gate", None):
             nn.init.zeros_(module.weight)
             nn.init.ones_(module.bias)
@@ -178,6 +183,7 @@ class Generator(PreTrainedModel):
         terms: Tensor,
         term_weights: Tensor,
         snapshot: Tensor,
+        offer_row: Tensor | None = None,
         views: Mapping[str, Tensor] | None = None,
     ) -> Context:
         """Encode B requests.
@@ -187,7 +193,7 @@ class Generator(PreTrainedModel):
             slot_codes: (B, H, L) int64, -1 in empty slots, which come last. slot_features: (B, H, F) float.
             slot_coverage: (B, H) float share of the query's terms that each slot's item has.
             query_vector: (B, V) float. terms, term_weights: (B, G) int64 and float, weight 0 pads.
-            snapshot: (B,) int64.
+            snapshot: (B,) int64. offer_row: (B,) int64, row of the catalogue's offers; None where the model reads none.
             views: the tensors of the views that the model reads, by name.
         """
         if self.catalogue is not None and self.catalogue.ahead_rows.device != self.device:
@@ -196,6 +202,8 @@ class Generator(PreTrainedModel):
         filled = slot_codes[..., 0] >= 0
         catalogue = self.bound  # once: another thread may bind the next
         ahead = catalogue.covered_ahead(terms, term_weights)
+        offer_row = torch.zeros_like(snapshot) if offer_row is None else offer_row
+        offered = catalogue.offered[catalogue.ahead].of_all(offer_row) if self.config.offers else ahead[None][:0]
         best = ahead.amax(-1, keepdim=True).clamp(min=LEAST_COVERED)
         fit = slot_coverage / best
         slot_features = torch.cat([slot_features, fit.unsqueeze(-1), fit.square().square().unsqueeze(-1)], -1)
@@ -239,6 +247,8 @@ class Generator(PreTrainedModel):
             term_weights=term_weights / best,
             covered_ahead=ahead / best,
             snapshot=snapshot,
+            offer_row=offer_row,
+            offered_ahead=offered,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
             loss=loss,
             interest=interest,
@@ -331,12 +341,12 @@ class Generator(PreTrainedModel):
         """(n,) what content, spelling and popularity add to the logits of some children.
 
         Args:
-            gates: three of (B * K, V or P or 2). child: (B, K, C) nodes of depth `depth + 1`.
+            gates: four of (B * K, V or P or 2 or O). child: (B, K, C) nodes of depth `depth + 1`.
             place: (n,) which of the B * K * C children.
         """
         row, node = place // child.shape[-1], child.flatten()[place]
         request = row // child.shape[1]
-        wanted, spelling, prior = gates
+        wanted, spelling, prior, offer = gates
         known = torch.zeros(len(node), dtype=wanted.dtype, device=node.device)
         if wanted.shape[1]:
             known = known + torch.linalg.vecdot(wanted.index_select(0, row), context.catalogue.content[depth][node])
@@ -347,13 +357,16 @@ class Generator(PreTrainedModel):
         if prior.shape[1]:
             mass = context.catalogue.log_mass[depth][context.snapshot[request], node]
             known = known + torch.linalg.vecdot(prior.index_select(0, row), mass)
+        if offer.shape[1]:
+            share = context.catalogue.offered[depth].of_nodes(context.offer_row[request], node)
+            known = known + torch.linalg.vecdot(offer.index_select(0, row), share)
         return known
 
-    def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What weighs content (B, K, V), powers of the coverage (B, K, P) and popularity (B, K, 2) at this depth; V, P
-        or the number of popularities is 0 where a source is switched off."""
+    def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What weighs content (B, K, V), powers of the coverage (B, K, P), popularity (B, K, 2) and shares on offer
+        (B, K, O) at this depth; V, P, O or the number of popularities is 0 where a source is switched off."""
         levels, nothing = len(self.config.level_sizes), hidden[..., :0]
-        wanted = spelling = prior = nothing
+        wanted = spelling = prior = offer = nothing
         if self.content_state is not None and self.content_query is not None:
             known = self.config.content + self.config.taste
             part = slice(depth * known, (depth + 1) * known)
@@ -363,7 +376,9 @@ class Generator(PreTrainedModel):
             spelling = self.spelling_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
         if self.config.priors:
             prior = self.prior_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
-        return wanted, spelling, prior
+        if self.offer_gate is not None:
+            offer = self.offer_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
+        return wanted, spelling, prior, offer
 
     def _ahead(self, context: Context, hidden: Tensor) -> Tensor:
         """(B, M_1) what the first codes gain from the nodes of depth `ahead + 1` below them, so that one good item far
@@ -372,8 +387,8 @@ class Generator(PreTrainedModel):
         Args:
             hidden: (B, D) decoder states before the first code.
         """
-        wanted, spelling, prior = (gate[:, 0] for gate in self._gates(context, 0, hidden.unsqueeze(1)))
-        return look_ahead(context.catalogue, context.covered_ahead, context.snapshot, wanted, spelling, prior)
+        gates = [gate[:, 0] for gate in self._gates(context, 0, hidden.unsqueeze(1))]
+        return look_ahead(context.catalogue, context.covered_ahead, context.snapshot, context.offered_ahead, *gates)
 
     def _with_copies(
         self, logit: Tensor, code: Tensor, context: Context, depth: int, hidden: Tensor, following: Tensor
@@ -431,6 +446,7 @@ class Generator(PreTrainedModel):
         term_weights: Tensor,
         snapshot: Tensor,
         labels: Tensor,
+        offer_row: Tensor | None = None,
         views: Mapping[str, Tensor] | None = None,
         told: Mapping[str, Tensor] | None = None,
     ) -> GeneratorOutput:
@@ -449,6 +465,7 @@ class Generator(PreTrainedModel):
             terms,
             term_weights,
             snapshot,
+            offer_row,
             views,
         )
         hidden = self.hidden(context, labels[:, None, :-1])

@@ -23,6 +23,7 @@ class GeneratorConfig(PreTrainedConfig):
             with two of them, of all that the user bought and of what fits the query.
         spelling: whether the query's terms are looked up below each prefix.
         priors: popularity counts that the prior is given (0 switches it off).
+        offers: kinds of offers that are told apart (0 switches them off).
         copy: whether history slots add their own probability.
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
         views: what else is read of the user, by name, with the sizes of each (`ViewReader.sizes`).
@@ -46,6 +47,7 @@ class GeneratorConfig(PreTrainedConfig):
     taste: int = 0
     spelling: bool = True
     priors: int = 2
+    offers: int = 0
     copy: bool = True
     plain_loss: float = 0.3
     views: dict | None = None

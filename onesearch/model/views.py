@@ -2,7 +2,7 @@
 
 - `uid` (OneSearch, 2509.03236): the tokens of two semantic IDs, a position each.
 - `queries`: a past query is one position, the mean of its tokens' embeddings with its age.
-- `profile`, `time`: one position each, the sum of what is known.
+- `profile`, `time`, `place`, `device`: one position each, the sum of what is known.
 - `long`, as a Q-Former (OneSearch; the block is that of BLIP-2, 2301.12597): learned queries attend to each other and
   to the means over the past, and become soft tokens.
 - `long`, as LREA (2503.02542): K~ = A_k^T K W_k and V~ = A_v^T V; a query q attends to them without softmax,
@@ -148,13 +148,35 @@ def _long(way: str, **sizes: int) -> nn.Module:
     return {"qformer": QFormer, "lrea": Lrea}[way](**sizes)
 
 
-MODULES: Final[dict[str, Any]] = {"uid": Uid, "queries": Queries, "long": _long, "profile": Profile, "time": Time}
+class Place(Profile):
+    def forward(self, words: Words, place_value: Tensor) -> Positions:
+        """place_value: (B, 1) int64, 0 where it is unknown."""
+        return super().forward(words, place_value)
+
+
+class Device(Profile):
+    def forward(self, words: Words, device_value: Tensor) -> Positions:
+        """device_value: (B, 1) int64, 0 where it is unknown."""
+        return super().forward(words, device_value)
+
+
+MODULES: Final[dict[str, Any]] = {
+    "uid": Uid,
+    "queries": Queries,
+    "long": _long,
+    "profile": Profile,
+    "time": Time,
+    "place": Place,
+    "device": Device,
+}
 READS: Final = {
     "uid": ("uid_codes",),
     "queries": ("past_query_ids", "past_query_weights", "past_query_age"),
     "long": ("long_means", "long_counts"),
     "profile": ("profile_values",),
     "time": ("time_moment",),
+    "place": ("place_value",),
+    "device": ("device_value",),
 }
 
 

@@ -62,7 +62,9 @@ def test_the_template(shop: Corpus, words: TextTokens) -> None:
 def test_lines_without_content_are_left_out(shop: Corpus, words: TextTokens) -> None:
     nobody = Requests(
         event=np.array([-1]), user=np.array([-1], np.int32), target=np.array([-1], np.int32), time=np.array([0]),
-        history_start=np.array([0]), history_end=np.array([0]), query=["cold cereal"],
+        history_start=np.array([0]), history_end=np.array([0]), place=np.array([-1], np.int32),
+        device=np.array([-1], np.int32),
+        query=["cold cereal"],
     )  # fmt: skip
     made = writer(shop, words, PromptOptions("recent", query_sid=False))
     assert texts(words, made.write(nobody).tokens) == ["Query : cold cereal Answer :"]

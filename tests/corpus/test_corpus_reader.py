@@ -21,7 +21,7 @@ from onesearch.corpus import (
     time_split,
     write_corpus,
 )
-from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.corpus.schema import EVENT_KINDS, SCHEMA_VERSION
 from onesearch.corpus.tables import FILE, ROW, Tables
 from onesearch.errors import UserError
 from onesearch.files import read_json, write_json
@@ -173,7 +173,7 @@ def test_popularity_without_a_clock_counts_training_events() -> None:
 def test_an_incomplete_or_foreign_corpus(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"corpus.json: no such file"):
         Corpus.load(tmp_path)
-    write_json(tmp_path / "corpus.json", {"schema_version": 2})
+    write_json(tmp_path / "corpus.json", {"schema_version": SCHEMA_VERSION})
     with pytest.raises(UserError, match=r"incomplete corpus.*run `onesearch prepare` again"):
         Corpus.load(tmp_path)
     write_json(tmp_path / "corpus.json", {**read_json(tmp_path / "corpus.json"), "schema_version": 99})
@@ -182,7 +182,7 @@ def test_an_incomplete_or_foreign_corpus(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_parquet_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "corpus.json", {"schema_version": 2})
+    write_json(tmp_path / "corpus.json", {"schema_version": SCHEMA_VERSION})
     (tmp_path / "items.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(UserError, match="incomplete corpus"):
         Corpus.load(tmp_path)

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from onesearch.corpus import item_texts
-from onesearch.corpus.schema import TABLES
+from onesearch.corpus.arrays import VOCABULARIES
+from onesearch.corpus.schema import SCHEMA_VERSION, TABLES
 from onesearch.corpus.sources import prepare
 from onesearch.corpus.tables import FILE, ROW, Rejects, Tables
 from onesearch.corpus.writer import write_corpus
@@ -39,18 +40,21 @@ def test_events_are_sorted_and_everything_arrives(good: dict[str, Rows], write: 
     assert len(checksum) == 64
     arrays = corpus.info.pop("arrays")
     for name, about in arrays.items():
-        path = corpus.folder / "arrays" / f"{name}{'.parquet' if name == 'queries' else '.npy'}"
+        path = corpus.folder / "arrays" / f"{name}{'.parquet' if name in VOCABULARIES.values() else '.npy'}"
         assert hashlib.sha256(path.read_bytes()).hexdigest() == about["checksum"]
     assert (arrays["item"]["dtype"], arrays["item"]["shape"], arrays["offsets"]["shape"]) == ("int32", [3], [3])
     assert corpus.info == {
-        "schema_version": 2,
+        "schema_version": SCHEMA_VERSION,
         "source": "jsonl",
         "clock": True,
         "items": 3,
         "users": 2,
         "events": 3,
         "queries": 2,
+        "places": 0,
+        "devices": 0,
         "relevance": 0,
+        "offers": 0,
         "rejects": 0,
     }
 

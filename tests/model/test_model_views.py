@@ -18,12 +18,15 @@ from onesearch.search import GeneratorScorer, beam_search
 
 SIZES = (4, 5, 6)
 PLACES, KNOWN = 6, 3
+SITUATION = ("place_value", "device_value")
 ALL = {
     "uid": {"levels": 2},
     "queries": {},
     "long": {"way": "qformer", "tokens": 3, "places": PLACES, "known": KNOWN},
     "profile": {"values": 5},
     "time": {},
+    "place": {"values": 4},
+    "device": {"values": 9},
 }
 LREA = ALL | {"long": ALL["long"] | {"way": "lrea"}}
 CODES = random_codes(np.random.default_rng(0), 30, SIZES, unique=True)
@@ -59,9 +62,11 @@ def some_views(requests: int = 3, seed: int = 0) -> dict[str, Tensor]:
         "long_counts": torch.rand(requests, PLACES, generator=random) + 0.1,
         "profile_values": torch.randint(1, 5, (requests, 2), generator=random),
         "time_moment": torch.randint(0, 7, (requests, 2), generator=random),
+        "place_value": torch.randint(1, 4, (requests, 1), generator=random),
+        "device_value": torch.randint(1, 9, (requests, 1), generator=random),
     }
     given["uid_codes"][-1] = -1
-    for name in ("past_query_weights", "past_query_age", "long_means", "long_counts", "profile_values"):
+    for name in ("past_query_weights", "past_query_age", "long_means", "long_counts", "profile_values", *SITUATION):
         given[name][-1] = 0
     return given
 

@@ -31,6 +31,7 @@ catalogues = st.fixed_dictionaries(
         "prior": st.booleans(),
         "content": st.booleans(),
         "spelling": st.booleans(),
+        "offers": st.sampled_from([0, 2]),
     }
 )
 
@@ -38,7 +39,7 @@ catalogues = st.fixed_dictionaries(
 Made = tuple[Generator, list[dict[str, Tensor]], NDArray[np.int32], NDArray[np.int32]]
 
 
-def made(seed: int, items: int, sizes: tuple[int, ...], unique: bool, family: str, **parts: bool) -> Made:
+def made(seed: int, items: int, sizes: tuple[int, ...], unique: bool, family: str, **parts: int) -> Made:
     """A generator, three requests, and the codes and leaf order of its catalogue."""
     rng = np.random.default_rng(seed)
     codes = random_codes(rng, items, sizes, unique)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from onesearch.context.views.profile import Profile
 from onesearch.context.views.queries import PastQueries
 from onesearch.context.views.room import Room
 from onesearch.context.views.settings import ViewSettings
+from onesearch.context.views.situation import Situation
 from onesearch.context.views.time import Time
 from onesearch.context.views.uid import Uid, rounded_up
 from onesearch.corpus import Corpus, Requests, make_split
@@ -145,10 +146,21 @@ def _profile(settings: ViewSettings, source: Source) -> View:
     return Profile.fit(source.corpus) if source.model is None else Profile.load(source.corpus, source.model)
 
 
+def _situation(what: Literal["place", "device"]) -> Callable[[ViewSettings, Source], View]:
+    def made(settings: ViewSettings, source: Source) -> View:
+        if source.model is None:
+            return Situation.fit(source.corpus, what)
+        return Situation.load(source.corpus, what, source.model)
+
+    return made
+
+
 MAKERS: dict[str, Callable[[ViewSettings, Source], View]] = {
     "uid": _uid,
     "long": _long,
     "profile": _profile,
     "time": lambda settings, source: Time(source.corpus),
+    "place": _situation("place"),
+    "device": _situation("device"),
 }
 """Every view but the past queries, which share the room with the history slots."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from onesearch.errors import UserError
 
-VIEWS: Final = ("uid", "queries", "long", "profile", "time")
+VIEWS: Final = ("uid", "queries", "long", "profile", "time", "place", "device")
 HISTORIES: Final = ("relevant", "recent", "none")
 UIDS: Final = ("nearest", "paper")
 LONGS: Final = ("qformer", "lrea")

@@ -1,7 +1,4 @@
-"""The moment of the request: hour of the day and day of the week, as the log's clock has them.
-
-Place and device would belong here; the corpus has no columns for them.
-"""
+"""The moment of the request: hour of the day and day of the week, as the log's clock has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a corpus comes from: one file a source, each turning published files into the four tables of the schema.
+"""Where a corpus comes from: one file a source, each turning published files into the five tables of the schema.
 
 To add a source: write a function `read(path, rejects, seed) -> Tables` in a file of its own, and name it here.
 """

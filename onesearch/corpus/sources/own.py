@@ -1,5 +1,5 @@
 """A user's own data, already in the corpus schema: `items.*`, `events.*`, and where there are any `users.*`,
-`relevance.*`, as JSON lines (plain or gzipped) or Parquet. The events may be more than fit into memory."""
+`relevance.*`, `offers.*`, as JSON lines (plain or gzipped) or Parquet. The events may be more than fit into memory."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from onesearch.errors import UserError
 
 def asked_by(corpus: Corpus, users: list[int]) -> Requests:
     none = np.zeros(len(users), np.int64)
-    return Requests(none, np.array(users, np.int32), none, none, none, none, [""] * len(users))
+    return Requests(none, np.array(users, np.int32), none, none, none, none, none, none, [""] * len(users))
 
 
 def test_shared_values_are_numbered_and_a_value_of_one_user_is_unknown(make_log: MakeLog, tmp_path: Path) -> None:

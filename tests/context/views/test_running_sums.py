@@ -69,7 +69,7 @@ def test_someone_unknown_has_no_past(make_log: MakeLog) -> None:
     corpus = make_log()
     sums = RunningSums(Past(corpus, corpus.kind == PURCHASE), torch.ones(12, 1), np.zeros((12, 1), np.int64))
     none = np.zeros(1, np.int64)
-    request = Requests(none - 1, none - 1, none - 1, none, none, none, [""])
+    request = Requests(none - 1, none - 1, none - 1, none, none, none, none - 1, none - 1, [""])
     for found, counts in (sums.totals(request), sums.buckets(request)):
         assert not found.any() and not counts.any()
 

@@ -14,7 +14,7 @@ from onesearch.errors import UserError
 def test_hour_and_weekday_are_those_of_the_calendar(make_log: MakeLog) -> None:
     moments = np.array([0, 86_399, 1_700_000_000, 1_709_251_199, -1])
     none = np.zeros(len(moments), np.int64)
-    requests = Requests(none, none, none, moments, none, none, [""] * len(moments))
+    requests = Requests(none, none, none, moments, none, none, none, none, [""] * len(moments))
     found = Time(make_log()).read(requests, NO_SLOTS)["time_moment"]
     days = [datetime.fromtimestamp(moment, UTC) for moment in moments.tolist()]
     assert found.tolist() == [[day.hour, day.weekday()] for day in days]

@@ -47,6 +47,7 @@ def write_log(folder: Path, events: list[Event], clock: bool, known: bool) -> Co
         {"user_id": f"u{user}", "item_id": f"i{item}", "event": kind, time_of: time}
         | ({"query": query} if query else {})
         | ({"session_id": session} if session else {})
+        | {"place": f"store {(time + item) % 3}", "device": "phone" if item % 2 else None}
         for user, item, kind, time, query, session in events
     ]
     tables = {

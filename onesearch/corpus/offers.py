@@ -1,0 +1,118 @@
+"""What is on offer where a request is made, at its moment: displayed in the store, in the mailer, with a coupon.
+
+Offers hold from one second until another, at one place or everywhere. The seconds in which any begins or ends cut time
+into periods in which nothing changes, so a place and a period are a row with a set of items. What is on offer is known
+when a request is made, as prices are; nothing of it comes from events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from onesearch.corpus.reader import Corpus
+from onesearch.corpus.sorting import place_in
+from onesearch.corpus.split import Requests
+from onesearch.errors import UserError
+
+KINDS: Final = 8
+"""At most so many kinds of offers are told apart."""
+
+MOST: Final = 2**27
+"""At most so many items in all rows together."""
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Rows of items; row (p + 1) T + t is of place p (-1: unknown, or one that no offer names) in period t of T.
+
+    Attributes:
+        kinds: K names of what is told apart.
+        places: numbers of the corpus's places to numbers of the rows', -1 where there are no offers of their own.
+        cuts: (T - 1,) int64 seconds in which a period ends and the next begins, ascending.
+        offsets: (R + 1,) int64 into the two below.
+        item: (n,) int32, ascending within a row. kind: (n,) uint8, a bit for each of the kinds.
+        items: N of the corpus.
+    """
+
+    kinds: tuple[str, ...]
+    places: NDArray[np.int64]
+    cuts: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    item: NDArray[np.int32]
+    kind: NDArray[np.uint8]
+    items: int
+
+    @classmethod
+    def of(cls, corpus: Corpus, kinds: Sequence[str]) -> Offers:
+        """The offers of some kinds; without any, every row is empty.
+
+        Raises:
+            UserError: more kinds than `KINDS`, or more items on offer in all periods and places than `MOST`.
+        """
+        remedy = "leave out what matters least: `offers: false` in the training's YAML reads none"
+        if len(kinds) > KINDS:
+            raise UserError(f"more than {KINDS} kinds of offers", value=", ".join(kinds), remedy=remedy)
+        table = corpus.offers.filter(pl.col("kind").is_in(list(kinds)))
+        own = table["place"].drop_nulls().unique().sort()
+        places = place_in(pl.Series(corpus.places, dtype=pl.String), own).astype(np.int64)
+        cuts = np.unique(table.select(pl.col("start").append(pl.col("end"))).to_series().to_numpy()).astype(np.int64)
+        item, place = place_in(table["item_id"], corpus.items["item_id"]), place_in(table["place"], own)
+        kind = (1 << place_in(table["kind"], pl.Series(kinds, dtype=pl.String))).astype(np.uint8)
+        first, stop = (np.searchsorted(cuts, table[name].to_numpy(), "right") for name in ("start", "end"))
+        parts, total = [], len(corpus.items)
+        blocks = [(chosen := place >= 0, place[chosen])]
+        blocks += [(place < 0, np.full(int((place < 0).sum()), row, np.int32)) for row in range(-1, len(own))]
+        taken = sum(int((stop - first)[chosen].sum()) for chosen, _ in blocks)
+        if taken > MOST:
+            raise UserError(f"{taken:,} items on offer in all periods and places", place="offers", remedy=remedy)
+        for chosen, at in blocks:
+            length = (stop - first)[chosen]
+            period = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length - first[chosen], length)
+            row = np.repeat(at.astype(np.int64) + 1, length) * (len(cuts) + 1) + period
+            parts.append((row * total + np.repeat(item[chosen], length), np.repeat(kind[chosen], length)))
+        keys, kind = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.argsort(keys)
+        keys, kind = keys[order], kind[order]
+        begin = np.flatnonzero(np.diff(keys, prepend=-1))
+        keys, kind = keys[begin], np.bitwise_or.reduceat(kind, begin) if len(kind) else kind
+        rows = (len(own) + 1) * (len(cuts) + 1)
+        offsets = np.searchsorted(keys, np.arange(rows + 1) * total)
+        return cls(tuple(kinds), places, cuts, offsets, (keys % max(total, 1)).astype(np.int32), kind, total)
+
+    def rows(self, requests: Requests) -> NDArray[np.int64]:
+        """(Q,) the row that holds for each request."""
+        known = np.append(self.places, -1)[requests.place]  # -1, unknown, takes the last
+        return (known + 1) * (len(self.cuts) + 1) + np.searchsorted(self.cuts, requests.time, "right")
+
+    def of_items(self, rows: NDArray[np.int64], items: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(Q, H, K) 1 where an item (Q, H) is on offer in its request's row (Q,); nothing in empty places, -1."""
+        low, high = (np.broadcast_to(self.offsets[rows + end][:, None], items.shape) for end in (0, 1))
+        end = high
+        for _ in range(self.steps):
+            middle = (low + high) >> 1
+            right = (low < high) & (self.item[np.minimum(middle, len(self.item) - 1)] < items)
+            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
+        place = np.minimum(low, max(len(self.item) - 1, 0))
+        there = (low < end) & (items >= 0)
+        found = np.zeros((*items.shape, len(self.kinds)), np.float32)
+        if len(self.item):
+            there &= self.item[place] == items
+            bits = self.kind[place] * there
+            found[:] = (bits[..., None] >> np.arange(len(self.kinds))) & 1
+        return found
+
+    @property
+    def steps(self) -> int:
+        """Halvings after which a place in any row is found."""
+        return int(np.diff(self.offsets).max(initial=0)).bit_length()
+
+
+def offer_kinds(corpus: Corpus) -> tuple[str, ...]:
+    """The kinds of offers that a corpus has, by name."""
+    return tuple(corpus.offers["kind"].unique().sort())
