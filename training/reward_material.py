@@ -17,7 +17,7 @@ from onesearch.corpus import TRAIN, VALID, Corpus, make_split
 from onesearch.corpus.split import late
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
-from onesearch.reward.features import CROSS, TEXT, RewardFeatures
+from onesearch.reward.features import TEXT, RewardFeatures
 from onesearch.reward.levels import Interactions
 from onesearch.reward.model import RewardConfig, RewardNetwork
 from onesearch.run import Run
@@ -105,7 +105,7 @@ def new_network(options: RewardArguments, material: Material, items: torch.Tenso
         taste=2 * features.builder.selector.taste.shape[1],
         content=features.item_content.shape[1],
         slot_features=features.builder.slot_features,
-        cross=len(CROSS),
+        cross=features.crossed,
         text=len(TEXT),
         items=count,
         item_width=options.item_width if items is None else items.shape[1],

@@ -20,7 +20,8 @@ class RewardArguments:
     dropout: float = field(default=0.0, metadata={"help": "Dropout before the heads."})
     slots: int = field(default=24, metadata={"help": "Past purchases that are read, the most relevant to the query."})
     views: list[str] = field(
-        default_factory=list, metadata={"help": "What else is read of the user: uid, queries, long, profile, time."}
+        default_factory=list,
+        metadata={"help": "Views that are read besides: uid, queries, long, profile, time, place, device."},
     )
     items: str = field(
         default="none", metadata={"help": "Embeddings of single items: none, scratch, or pretrained (models/ITEMS)."}

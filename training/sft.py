@@ -82,7 +82,9 @@ class ModelArguments:
     )
     views: list[str] = field(
         default_factory=list,
-        metadata={"help": "What else is read of the user: uid, queries, long, profile, time; by default nothing."},
+        metadata={
+            "help": "What else is read of the user: uid, queries, long, profile, time, place, device; none by default."
+        },
     )
     uid: str = field(
         default="nearest", metadata={"help": "The user's semantic IDs: nearest (to the mean vector) or paper."}

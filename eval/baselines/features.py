@@ -130,13 +130,18 @@ class Features:
         own = self._purchases.before(requests)
         found |= self._own(requests, items, own)
         found |= self._alike(requests, items, own)
-        offered = self._offers.of_items(self._offers.rows(requests), items)
-        found |= {f"offered_{kind}": offered[..., number] for number, kind in enumerate(self._offers.kinds)}
+        found |= self.offered(self._offers, requests, items)
         row = np.repeat(np.arange(len(requests)), items.shape[1])
         found["history_score"] = self._history.score_pairs(requests, row, items.ravel(), own).reshape(items.shape)
         for name in ("history_score", "popularity_short", "own_faded", "bm25"):
             found[f"{name}_below_best"] = found[name].max(axis=1, keepdims=True) - found[name]
         return found
+
+    @staticmethod
+    def offered(offers: Offers, requests: Requests, items: NDArray[np.integer]) -> dict[str, Column]:
+        """Which candidates (Q, C) are on offer where and when they are asked for, by kind."""
+        found = offers.of_items(offers.rows(requests), items)
+        return {f"offered_{kind}": found[..., number] for number, kind in enumerate(offers.kinds)}
 
     def _text(self, requests: Requests, items: NDArray[np.int32]) -> dict[str, Column]:
         queries, query = numbered(requests.query)

@@ -45,7 +45,7 @@ CROSS: Final = (
     "price_to_group",  # against what the user pays in the candidate's category
     "log_past",
 )
-"""The cross features, in their order."""
+"""The cross features, in their order; whether an item is on offer follows, for each kind of offers that there is."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class RewardFeatures:
     def cross(
         self, requests: Requests, items: NDArray[np.integer], queries: EncodedQueries, slots: HistorySlots
     ) -> NDArray[np.float32]:
-        """(Q, K, F) `CROSS` of items (Q, K), 0 in empty places."""
+        """(Q, K, F) `CROSS` of items (Q, K), and which kinds of offers each is in; 0 in empty places."""
         there = items >= 0
         candidate = np.maximum(items, 0)
         found = np.zeros((*items.shape, len(CROSS)), np.float32)
@@ -126,7 +126,13 @@ class RewardFeatures:
         put["taste"][:], put["taste_fitting"][:] = np.einsum("qtd,qkd->tqk", slots.taste, taste, optimize=True)
         put["log_past"][:] = np.log1p(requests.history_end - requests.history_start)[:, None] / 8
         found[~there] = 0
-        return found
+        offers = self.builder.offers
+        return np.concatenate([found, offers.of_items(offers.rows(requests), items)], -1)
+
+    @property
+    def crossed(self) -> int:
+        """How many cross features there are."""
+        return len(CROSS) + len(self.builder.offers.kinds)
 
     def _text(self, put: dict[str, NDArray[np.float32]], queries: EncodedQueries, items: NDArray[np.integer]) -> None:
         vectors, half = self.builder.selector.texts.vectors[items], len(self.builder.space.lexical)

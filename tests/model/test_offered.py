@@ -1,5 +1,7 @@
 """Shares on offer below prefixes, against counting the items below each node."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def test_shares_are_those_of_the_items_below(unique: bool) -> None:
     below = index.items.numpy()
     for depth, level in enumerate(offered_below(index, offers), 1):
         edges = index.below[depth].numpy()
-        expected = np.stack([flags[:, below[a:b]].mean(1) for a, b in zip(edges, edges[1:], strict=False)], 1)
+        expected = np.stack([flags[:, below[a:b]].mean(1) for a, b in pairwise(edges)], 1)
         found = level.of_all(torch.arange(OFFER_ROWS)).permute(1, 2, 0)
         np.testing.assert_allclose(found, expected, atol=1e-3)
         row, node = (place.flatten() for place in np.indices(expected.shape[:2]))

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
+from eval.baselines.features import Features as CascadeFeatures
 from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Corpus, Requests, make_split
+from onesearch.corpus.offers import Offers, offer_kinds
+from onesearch.corpus.schema import OFFERS
 from onesearch.embed.static import StaticEncoder
 from onesearch.reward.features import CROSS, RewardFeatures
 
@@ -62,3 +66,25 @@ def test_empty_places_are_zero_and_change_nothing(features: RewardFeatures, shop
     assert (cross[items < 0] == 0).all()
     alone = features.inputs(requests, items[:, 2:])["cross"].numpy()
     np.testing.assert_allclose(cross[:, 2:], alone, rtol=1e-6)
+
+
+def test_what_is_on_offer_is_told_of_history_slots_candidates_and_the_cascades(
+    shop: Corpus, word_encoder: StaticEncoder
+) -> None:
+    ids, first = shop.items["item_id"].to_list(), int(shop.time.min())
+    rows = [{"item_id": one, "kind": "display", "start": first, "end": NOW * 2, "place": None} for one in ids[::3]]
+    rows += [{"item_id": one, "kind": "mailer", "start": 0, "end": first, "place": None} for one in ids]  # it is over
+    corpus = replace(shop, offers=pl.DataFrame(rows, schema=OFFERS))
+    features = built(corpus, word_encoder)
+    requests = Requests.of(corpus, np.arange(40, 60))
+    items = np.tile(np.arange(-1, len(ids)), (len(requests), 1))
+    expected = (items >= 0) & (items % 3 == 0)
+    given = features.inputs(requests, items)
+    assert given["cross"].shape[-1] == features.crossed == len(CROSS) + 2
+    np.testing.assert_array_equal(given["cross"][..., len(CROSS)], expected)
+    assert not given["cross"][..., len(CROSS) + 1].any()
+    slot = given["slot_items"].numpy()
+    np.testing.assert_array_equal(given["slot_features"][..., -2], (slot >= 0) & (slot % 3 == 0))
+    offered = CascadeFeatures.offered(Offers.of(corpus, offer_kinds(corpus)), requests, items)
+    np.testing.assert_array_equal(offered["offered_display"], expected)
+    assert not offered["offered_mailer"].any()

@@ -100,8 +100,9 @@ def test_what_is_displayed_where_a_request_is_made_comes_first(run: Path) -> Non
 
 def test_a_user_is_where_the_last_purchase_was_unless_it_is_said(run: Path) -> None:
     retriever = Retriever.load(run)
-    last = {user: retriever.corpus.places[int(retriever.corpus.place[end - 1])]
-            for user, end in zip(retriever.corpus.users["user_id"], retriever.corpus.offsets[1:], strict=True)}  # fmt: skip
+    corpus = retriever.corpus
+    places = [corpus.places[int(corpus.place[end - 1])] for end in corpus.offsets[1:]]
+    last = dict(zip(corpus.users["user_id"], places, strict=True))
     assert last["u0"] != last["u1"]
     for user in ("u0", "u1"):
         silent, same, other = retriever.search(
