@@ -29,8 +29,12 @@ SHORT = {"max_steps": 8, "eval_steps": 8, "save_strategy": "no"}
 
 @pytest.fixture
 def known_users(new_run: NewRun) -> Path:
-    """A run whose users have attributes."""
+    """A run whose users have attributes, and whose events a place and a device."""
     run = new_run("run")
+    for column, name in (("place", "north"), ("device", "phone")):
+        pl.DataFrame({column: [name]}).write_parquet(run / f"corpus/arrays/{column}s.parquet")
+        path = run / f"corpus/arrays/{column}.npy"
+        np.save(path, np.arange(len(np.load(path)), dtype=np.int32) % 2 - 1)
     path = run / "corpus/users.parquet"
     users = pl.read_parquet(path)
     age = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.lit("young")).otherwise(pl.lit("old"))
