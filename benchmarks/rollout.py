@@ -66,9 +66,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.search import LEVELS, random_ids
 from onesearch.model.language import language_model
+from onesearch.noise import hashed
 from onesearch.prefix import PrefixIndex
 from onesearch.search import LanguageScorer, codes_of, sample, sample_without_replacement
-from onesearch.search.noise import hashed
 from onesearch.search.scores import item_log_prob
 
 GROUP: Final = 8

@@ -41,11 +41,11 @@ from eval.trained import file_name
 from onesearch.corpus import TEST, TRAIN, VALID, Requests, make_split, sample_requests
 from onesearch.errors import UserError
 from onesearch.files import read_json, read_yaml, write_json, write_text
+from onesearch.noise import hashed
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.search import codes_of, sample
 from onesearch.search.lists import lists_below
-from onesearch.search.noise import hashed
 from onesearch.tables import spell_change, spell_number
 from training import dpo, grpo
 from training.rl.advantages import list_rewards

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.corpus.split import target_kind
+from onesearch.noise import fine_uniform
 from onesearch.reward.levels import Interactions
 
 Ints = NDArray[np.int64]
@@ -194,14 +196,8 @@ def recalibrated(probability: NDArray[np.floating], learnt: float, now: float) -
 
 
 def draws(events: Ints, count: int, seed: int) -> NDArray[np.float64]:
-    """(Q, count) numbers in [0, 1) that depend on event, column and seed alone (SplitMix64, Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        state = (events.astype(np.uint64)[:, None] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        state = state + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0xD1B54A32D192ED03)
-        state = state + np.uint64(seed) * np.uint64(0x8CB92BA72F3D8DD7)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
-    return ((state ^ (state >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    """(Q, count) numbers in [0, 1) that depend on event, column and seed alone."""
+    return fine_uniform(seed, torch.from_numpy(events)[:, None], torch.arange(count)).numpy()
 
 
 def each_once(items: Ints) -> Ints:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from onesearch.allowed import Allowed
+from onesearch.noise import Random
 from onesearch.search.diverse import grow
 from onesearch.search.found import check, codes_of, items_below
-from onesearch.search.noise import Random
 from onesearch.search.sampling import draw_prefixes
 from onesearch.search.scorer import Scorer, State
 

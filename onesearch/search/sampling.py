@@ -11,7 +11,7 @@ the root is 0, for the order of the leaves does not depend on it.
 
 Of a semantic ID that several allowed items share, one is drawn, each as likely.
 
-Random numbers come from a generator, or, with a key for each request, from `onesearch.search.noise`: then the draws of
+Random numbers come from a generator, or, with a key for each request, from `onesearch.noise`: then the draws of
 a request do not depend on the batch that it is in.
 """
 
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from onesearch.allowed import Allowed
+from onesearch.noise import Random, exponentials, uniforms
 from onesearch.search.found import Found, check, check_filter, item_of_each
-from onesearch.search.noise import Random, exponentials, uniforms
 from onesearch.search.scorer import Scorer, State, rows
 
 

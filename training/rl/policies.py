@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from onesearch.corpus import Requests
 from onesearch.model.karma import karma_losses
 from onesearch.model.language import OutputLayer, Seq2SeqLanguageModel
+from onesearch.noise import exponentials
 from onesearch.ragged import Ragged
 from onesearch.readers import Reader
 from onesearch.readers.generator import GeneratorReader, on_sale
 from onesearch.readers.language import LanguageReader, save_language
 from onesearch.search import GeneratorScorer, LanguageScorer
-from onesearch.search.noise import exponentials
 from onesearch.sid import SidTable
 
 

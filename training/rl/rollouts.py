@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onesearch.corpus import Requests
+from onesearch.noise import hashed
 from onesearch.ragged import Ragged
 from onesearch.search import beam_search, codes_of, sample, sample_without_replacement
 from onesearch.search.lists import lists_below
-from onesearch.search.noise import hashed
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 
 KINDS: Final = ("distinct", "sample", "beam", "list", "keywords")

@@ -37,6 +37,11 @@ def uniform(*parts: Tensor | int) -> Tensor:
     return (high.float() + 0.5) * 2.0**-BITS
 
 
+def fine_uniform(*parts: Tensor | int) -> Tensor:
+    """(...) float64 from 0 to below 1, with all the bits that it has: to choose among more than some thousands."""
+    return ((hashed(*parts) >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
 def uniforms(random: Random, shape: tuple[int, ...], device: torch.device, *parts: Tensor | int) -> Tensor:
     """(B, ...) float32 numbers from 0 to 1 for B requests.
 
