@@ -63,7 +63,7 @@ def made_up(events: int) -> Corpus:
         items=pl.DataFrame({"item_id": [str(n) for n in range(ITEMS)]}),
         users=pl.DataFrame({"user_id": ["1"]}),
         relevance=pl.DataFrame(),
-        offers=pl.DataFrame(schema=OFFERS),
+        offers=pl.LazyFrame(schema=OFFERS),
         user=zeros,
         item=item,
         time=np.arange(events, dtype=np.int64) * 3600,

@@ -58,32 +58,25 @@ class Offers:
         remedy = "leave out what matters least: `offers: false` in the training's YAML reads none"
         if len(kinds) > KINDS:
             raise UserError(f"more than {KINDS} kinds of offers", value=", ".join(kinds), remedy=remedy)
-        table = corpus.offers.filter(pl.col("kind").is_in(list(kinds)))
-        own = table["place"].drop_nulls().unique().sort()
+        named = corpus.offers.filter(pl.col("kind").is_in(list(kinds)))
+        own = named.select(pl.col("place").drop_nulls().unique().sort()).collect()["place"]
         places = place_in(pl.Series(corpus.places, dtype=pl.String), own).astype(np.int64)
-        cuts = np.unique(table.select(pl.col("start").append(pl.col("end"))).to_series().to_numpy()).astype(np.int64)
-        item, place = place_in(table["item_id"], corpus.items["item_id"]), place_in(table["place"], own)
-        kind = (1 << place_in(table["kind"], pl.Series(kinds, dtype=pl.String))).astype(np.uint8)
-        first, stop = (np.searchsorted(cuts, table[name].to_numpy(), "right") for name in ("start", "end"))
-        parts, total = [], len(corpus.items)
-        blocks = [(chosen := place >= 0, place[chosen])]
-        blocks += [(place < 0, np.full(int((place < 0).sum()), row, np.int32)) for row in range(-1, len(own))]
-        taken = sum(int((stop - first)[chosen].sum()) for chosen, _ in blocks)
+        table = _numbered(named, corpus.items["item_id"], own, kinds)
+        cuts = np.unique(np.concatenate([table["start"], table["end"]]))
+        table = table.with_columns(
+            pl.lit(np.searchsorted(cuts, table[name], "right").astype(np.int32)).alias(name)
+            for name in ("start", "end")
+        )
+        everywhere = table.filter(pl.col("place") < 0)
+        parts = [table.filter(pl.col("place") >= 0)]
+        parts += [everywhere.with_columns(place=pl.lit(place, pl.Int32)) for place in range(-1, len(own))]
+        taken = sum(int((part["end"] - part["start"]).sum()) for part in parts)
         if taken > MOST:
             raise UserError(f"{taken:,} items on offer in all periods and places", place="offers", remedy=remedy)
-        for chosen, at in blocks:
-            length = (stop - first)[chosen]
-            period = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length - first[chosen], length)
-            row = np.repeat(at.astype(np.int64) + 1, length) * (len(cuts) + 1) + period
-            parts.append((row * total + np.repeat(item[chosen], length), np.repeat(kind[chosen], length)))
-        keys, kind = (np.concatenate(part) for part in zip(*parts, strict=True))
-        order = np.argsort(keys)
-        keys, kind = keys[order], kind[order]
-        begin = np.flatnonzero(np.diff(keys, prepend=-1))
-        keys, kind = keys[begin], np.bitwise_or.reduceat(kind, begin) if len(kind) else kind
-        rows = (len(own) + 1) * (len(cuts) + 1)
-        offsets = np.searchsorted(keys, np.arange(rows + 1) * total)
-        return cls(tuple(kinds), places, cuts, offsets, (keys % max(total, 1)).astype(np.int32), kind, total)
+        total, periods = len(corpus.items), len(cuts) + 1
+        key, kind = _each_once(*zip(*(_by_period(part, periods, total) for part in parts), strict=True))
+        offsets = np.searchsorted(key, np.arange((len(own) + 1) * periods + 1) * total)
+        return cls(tuple(kinds), places, cuts, offsets, (key % max(total, 1)).astype(np.int32), kind, total)
 
     def rows(self, requests: Requests) -> NDArray[np.int64]:
         """(Q,) the row that holds for each request."""
@@ -113,6 +106,36 @@ class Offers:
         return int(np.diff(self.offsets).max(initial=0)).bit_length()
 
 
+def _numbered(offers: pl.LazyFrame, items: pl.Series, places: pl.Series, kinds: Sequence[str]) -> pl.DataFrame:
+    """Offers with numbers for texts: item, place (-1: everywhere) and kind int32; start and end int64."""
+    vocabularies = {"item_id": items, "place": places, "kind": pl.Series(kinds, dtype=pl.String)}
+    for name, known in vocabularies.items():
+        numbers = known.alias(name).to_frame().with_row_index(f"{name}_number").lazy()
+        offers = offers.join(numbers, on=name, how="left")
+    numbered = [pl.col(f"{name}_number").cast(pl.Int32).fill_null(-1).alias(name) for name in vocabularies]
+    return offers.select(*numbered, "start", "end").collect(engine="streaming")
+
+
+def _by_period(offers: pl.DataFrame, periods: int, items: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Row and item in one number, and the kind's bit, for each period that each offer lasts."""
+    item, place, kind, start, end = (column.to_numpy() for column in offers)
+    length = end - start
+    period = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length - start, length)
+    row = np.repeat(place.astype(np.int64) + 1, length) * periods + period
+    return row * items + np.repeat(item, length), np.repeat((1 << kind).astype(np.uint8), length)
+
+
+def _each_once(
+    keys: Sequence[NDArray[np.int64]], kinds: Sequence[NDArray[np.uint8]]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The different keys, ascending, and the bits of each together."""
+    key, kind = np.concatenate(keys), np.concatenate(kinds)
+    order = np.argsort(key)
+    key, kind = key[order], kind[order]
+    begin = np.flatnonzero(np.diff(key, prepend=-1))
+    return key[begin], np.bitwise_or.reduceat(kind, begin) if len(kind) else kind
+
+
 def offer_kinds(corpus: Corpus) -> tuple[str, ...]:
     """The kinds of offers that a corpus has, by name."""
-    return tuple(corpus.offers["kind"].unique().sort())
+    return tuple(corpus.offers.select(pl.col("kind").unique().sort()).collect()["kind"])

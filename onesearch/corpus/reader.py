@@ -35,7 +35,7 @@ class Corpus:
         rank: (E,) int32 place in the shown list, -1 where it is not known.
         query_kind, query_noise: (E,) int8 positions in `QUERY_KINDS` and `QUERY_NOISE`, -1 where nothing was derived.
         queries, places, devices: the distinct texts.
-        offers: what was put forward where and when, rows of `OFFERS`.
+        offers: what was put forward where and when, rows of `OFFERS`; they may be many, and are read when asked for.
         offsets: (U + 1,) int64; the events of user u are `offsets[u]:offsets[u + 1]`.
         history_end: (E,) int64; the history of event e is `offsets[user[e]]:history_end[e]`: what the user did before
             the session of e began (before the first event of the same time where the log has no sessions).
@@ -49,7 +49,7 @@ class Corpus:
     items: pl.DataFrame
     users: pl.DataFrame
     relevance: pl.DataFrame
-    offers: pl.DataFrame
+    offers: pl.LazyFrame
     user: NDArray[np.int32] = field(repr=False)
     item: NDArray[np.int32] = field(repr=False)
     time: NDArray[np.int64] = field(repr=False)
@@ -116,7 +116,8 @@ class Corpus:
             items = pl.read_parquet(folder / "items.parquet")
             users = pl.read_parquet(folder / "users.parquet")
             relevance = pl.read_parquet(folder / "relevance.parquet")
-            offers = pl.read_parquet(folder / "offers.parquet")
+            offers = pl.scan_parquet(folder / "offers.parquet")
+            offers.collect_schema()
             arrays, texts = open_arrays(folder, info["arrays"])
             parts: dict[str, Any] = {**texts, **arrays}
         except (FileNotFoundError, KeyError, pl.exceptions.PolarsError) as error:

@@ -46,7 +46,7 @@ def test_items_on_offer_are_those_of_the_place_and_the_moment(tmp_path: Path) ->
     rows = random_offers(rng, 80)
     corpus = with_offers(tmp_path, rows)
     assert sorted(corpus.places) == ["north", "south"] and corpus.devices == ["phone"]
-    assert len(corpus.offers) == 80
+    assert len(corpus.offers.collect()) == 80
     kinds = offer_kinds(corpus)
     assert kinds == ("display", "mailer")
     requests = Requests.of(corpus, np.arange(len(corpus.user)))
@@ -94,7 +94,7 @@ def test_a_wrong_offer_is_told_or_left_out(tmp_path: Path, row: dict[str, object
     good: dict[str, object] = {"item_id": "i0", "kind": "display", "start": START, "end": START + 10, "place": "north"}
     with pytest.raises(UserError, match=message):
         with_offers(tmp_path / "stop", [good, good | row])
-    assert len(with_offers(tmp_path / "skip", [good, good | row], on_error="skip").offers) == 1
+    assert len(with_offers(tmp_path / "skip", [good, good | row], on_error="skip").offers.collect()) == 1
 
 
 def test_offers_need_a_clock(tmp_path: Path) -> None:

