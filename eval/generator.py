@@ -23,7 +23,10 @@ class GeneratorSystem:
 
     Attributes:
         exact_share: share of the last requests whose answers are those of scoring every item.
+        answers: to the last requests, as `rank` returned them.
     """
+
+    answers: tuple[NDArray[np.int32], NDArray[np.float32]]
 
     def __init__(self, retriever: Retriever, mode: Mode = "generate", name: str | None = None) -> None:
         """`name`: in tables; by default that of the mode."""
@@ -47,4 +50,17 @@ class GeneratorSystem:
             reader.builder.views.room.report("evaluation")
         elif isinstance(reader, LanguageReader):
             reader.writer.room.report("evaluation")
-        return found.items, found.scores
+        self.answers = found.items, found.scores
+        return self.answers
+
+
+class Unmoved:
+    """A generator whose alignment kept the weights of its start: it answers what that one has just answered."""
+
+    name = ALIGNED
+
+    def __init__(self, start: GeneratorSystem) -> None:
+        self.start, self.tuned = start, start.tuned
+
+    def rank(self, requests: Requests, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        return self.start.answers

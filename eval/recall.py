@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from eval.baselines import System
 from eval.baselines.fit import BASELINES, HISTORY_BASELINES, fit_baselines, fit_history_baselines
 from eval.baselines.sasrec import SASRec
-from eval.generator import ALIGNED, NAMES, GeneratorSystem
+from eval.generator import ALIGNED, NAMES, GeneratorSystem, Unmoved
 from eval.metrics import METRICS, Bootstrap, per_query
 from eval.trec import write_qrels, write_run
 from eval.unseen import without_seen
@@ -35,7 +35,7 @@ from onesearch.corpus import TEST, TRAIN, VALID, Corpus, Requests, make_split, s
 from onesearch.corpus.schema import QUERY_KINDS, QUERY_NOISE
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
-from onesearch.files import atomic_path, write_json
+from onesearch.files import atomic_path, checksum, write_json
 from onesearch.retriever import Retriever
 from onesearch.run import Run
 from onesearch.semantic_ids import item_vectors
@@ -98,9 +98,9 @@ def evaluate_run(
     test = sample_requests(corpus, split, TEST, settings.test_requests, settings.seed)
     if len(valid) == 0 or len(test) == 0:
         raise UserError("no held-out searches", place=folder / "corpus", remedy="the log needs more events")
-    own = GeneratorSystem.all(retriever)
+    own: list[Any] = [*GeneratorSystem.all(retriever)]
     if stage == "sft" and settings.reinforce and (run.folder / "models/grpo/config.json").exists():
-        own.append(GeneratorSystem(Retriever.load(folder, "grpo"), name=ALIGNED))
+        own.append(_aligned(folder, own[0]))
     count = BASELINES if corpus.queries else HISTORY_BASELINES
     steps, fitted = 2 * count + len(own), lambda done: progress(done, steps)
     if corpus.queries:
@@ -117,6 +117,14 @@ def evaluate_run(
     evaluation.report["exact_share"] = own[0].exact_share
     write_evaluation(folder / "eval" if stage == "sft" else folder / "eval" / stage, evaluation, corpus, test)
     return evaluation.report
+
+
+def _aligned(folder: Path, start: GeneratorSystem) -> System:
+    """The aligned generator; if no step of its alignment was kept, searching again would find the same again."""
+    weights = [checksum(folder / "models" / stage / "model.safetensors") for stage in ("sft", "grpo")]
+    if weights[0] == weights[1]:
+        return Unmoved(start)
+    return GeneratorSystem(Retriever.load(folder, "grpo"), name=ALIGNED)
 
 
 def evaluate(
