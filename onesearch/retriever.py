@@ -52,7 +52,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Hit:
-    """One item found; `score` is the log-probability of its semantic ID, or what the mode ranks by."""
+    """One item found; `score` is the log-probability of its semantic ID, or what the mode ranks by; `on_offer` are the
+    kinds of offers it is in where it is asked for, as far as the model is told."""
 
     item_id: str
     title: str
@@ -61,6 +62,7 @@ class Hit:
     score: float
     sid: str
     bought_before: int
+    on_offer: list[str]
 
 
 @dataclass(frozen=True)
@@ -264,9 +266,23 @@ class Retriever:
         found = items[items >= 0]
         columns = corpus.items.select("item_id", "title", "brand", "price")
         rows = columns[pl.Series(found)].iter_rows() if len(found) else iter(())
+        offers, one = self.reader.offers, asked.part(slice(place, place + 1))
+        flags = np.zeros((len(found), 0)) if offers is None else offers.of_items(offers.rows(one), found[None])[0]
+        kinds = () if offers is None else offers.kinds
         hits = [
-            Hit(item_id, title, brand, price, float(score), self.table.text(item), int((past == item).sum()))
-            for item, score, (item_id, title, brand, price) in zip(found.tolist(), scores, rows, strict=False)
+            Hit(
+                item_id=item_id,
+                title=title,
+                brand=brand,
+                price=price,
+                score=float(score),
+                sid=self.table.text(item),
+                bought_before=int((past == item).sum()),
+                on_offer=[kind for kind, flag in zip(kinds, its, strict=True) if flag],
+            )
+            for item, score, its, (item_id, title, brand, price) in zip(
+                found.tolist(), scores, flags, rows, strict=False
+            )
         ]
         given = [
             Given(

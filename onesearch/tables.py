@@ -61,12 +61,16 @@ def answer_table(answer: Mapping[str, Any]) -> Group:
     table.add_column("price", justify="right")
     table.add_column("score", justify="right")
     table.add_column("bought", justify="right", no_wrap=True)
+    offered = any(hit.get("on_offer") for hit in answer["hits"])
+    if offered:
+        table.add_column("on offer", overflow="fold")
     table.add_column("semantic ID", style="dim", overflow="fold")
     for rank, hit in enumerate(answer["hits"], 1):
         price = "" if hit["price"] is None else f"{hit['price']:.2f}"
         mark = Text(f"✓ {hit['bought_before']}×", "green") if hit["bought_before"] else ""
         plain = (str(rank), hit["item_id"], escape(hit["title"]), escape(hit["brand"] or ""), price)
-        table.add_row(*plain, f"{hit['score']:.2f}", mark, escape(hit["sid"]))
+        kinds = [escape(", ".join(hit["on_offer"]))] if offered else []
+        table.add_row(*plain, f"{hit['score']:.2f}", mark, *kinds, escape(hit["sid"]))
     parts: list[Any] = [title, table if answer["hits"] else Text("  no item fits", "yellow")]
     if answer["note"]:
         parts.append(Text(f"  {answer['note']}", "yellow"))

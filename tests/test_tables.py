@@ -79,6 +79,15 @@ def test_an_answer_shows_hits_what_was_bought_before_and_why() -> None:
     assert "cold [bold]cereal" in text and "Oats [18 oz]" in text, "brackets of a title are no markup"
     assert "2.50" in text and "-1.23" in text and "<a_1><b_2>" in text and "✓ 3×" in text
     assert "item 0 (1×, 3 days ago)" in text and "and 2 more" in text
+    assert "on offer" not in text, "nothing is"
+
+
+def test_an_answer_shows_what_is_on_offer() -> None:
+    hits = [
+        {**hit, "on_offer": kinds} for hit, kinds in zip(ANSWER["hits"], (["display", "[mailer]"], []), strict=True)
+    ]
+    text = rendered(answer_table({**ANSWER, "hits": hits}), width=300)
+    assert "on offer" in text and "display, [mailer]" in text
 
 
 def test_an_unknown_user_is_told_and_no_hits_are_said() -> None:

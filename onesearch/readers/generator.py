@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Corpus, Requests, make_split
+from onesearch.corpus.offers import Offers
 from onesearch.embed import load_text_encoder
 from onesearch.model import Generator
 from onesearch.model.catalogue import Catalogue
@@ -41,6 +42,10 @@ class GeneratorReader:
         encoder, split = load_text_encoder(run.settings.encoder), make_split(corpus, run.settings.split)
         builder = ContextBuilder.load(corpus, split, encoder, table.codes, folder, run)
         return cls(table, builder, Generator.from_pretrained(folder))
+
+    @property
+    def offers(self) -> Offers:
+        return self.builder.offers
 
     @property
     def index(self) -> PrefixIndex:

@@ -41,6 +41,7 @@ class LanguageReader:
     """A language model, bound to the items on sale."""
 
     interest = None
+    offers = None
 
     def __init__(self, table: SidTable, writer: PromptWriter, model: LanguageModel) -> None:
         self.writer, self.model = writer, model

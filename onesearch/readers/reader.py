@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from onesearch.corpus import Requests
+from onesearch.corpus.offers import Offers
 from onesearch.prefix import PrefixIndex
 from onesearch.search import Scorer
 from onesearch.search.interest import InterestIndex
@@ -22,10 +23,14 @@ class Reader(Protocol):
     Attributes:
         interest: the items by their vectors, for a model with an interest head, whose scorers then have `interest` too
             (see `onesearch.search.fusion.Interested`); None for a model without.
+        offers: what is on offer, for a model that is told; None for one that is not.
     """
 
     @property
     def interest(self) -> InterestIndex | None: ...
+
+    @property
+    def offers(self) -> Offers | None: ...
 
     @property
     def index(self) -> PrefixIndex:

@@ -27,6 +27,8 @@ from onesearch.sid import SidTable
 class SequenceReader:
     """A `SequenceGenerator`, bound to the items on sale."""
 
+    offers = None
+
     def __init__(
         self, table: SidTable, builder: SequenceBuilder, content: ItemContent, model: SequenceGenerator
     ) -> None:

@@ -122,6 +122,8 @@ def test_the_command_line_and_files_say_where_and_with_what(run: Path, tmp_path:
     north, south = ask("--place", "north"), ask("--place", "south")
     assert [hit["score"] for hit in north["hits"]] != [hit["score"] for hit in south["hits"]]
     assert ask("--place", "north", "--device", "phone")["hits"] != north["hits"]
+    soaps = [hit for hit in north["hits"] if hit["title"] == "dish soap"]
+    assert [hit["on_offer"] for hit in soaps] == [["display"], [], [], []]
     assert "device 'fax' is not in the log" in ask("--device", "fax")["note"]
     lines = [{"query": "dish soap", "place": place, "device": None} for place in STORES]
     (tmp_path / "asked").write_text("".join(json.dumps(line) + "\n" for line in lines))
