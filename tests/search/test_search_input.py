@@ -138,7 +138,7 @@ def test_every_tensor_of_a_search_is_on_the_models_device(family: str) -> None:
 def test_a_generator_reads_and_is_searched_on_one_device(family: str) -> None:
     """Likewise, with the ways of a device that must not be waited for: "meta" has no values to look at."""
     codes = random_codes(np.random.default_rng(0), 40, SIZES, False)
-    model = random_generator(0, codes, SIZES, family)
+    model = random_generator(0, codes, SIZES, family, offers=2)
     inputs, catalogue = batch(random_batch(np.random.default_rng(0), codes)), model.bound
     whole = Allowed.of(catalogue.index, torch.ones(3, 40, dtype=torch.bool))
     model.to("meta").bind(catalogue)
