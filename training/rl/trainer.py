@@ -6,7 +6,8 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from onesearch.corpus import Requests
+from onesearch.files import read_json, write_json
 from training.batches import Events
 from training.karma import Told
 from training.rl import advantages, losses
@@ -25,6 +27,9 @@ from training.rl.options import IMITATION, GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
 from training.rl.rewards import Rewards
 from training.rl.rollouts import DISTINCT, LISTED, Rolling, Rollout, roll_out
+
+ENTROPY: Final = "entropy.json"
+"""File of a checkpoint: the entropy that the floor is a share of."""
 
 log = logging.getLogger(__name__)
 
@@ -244,6 +249,14 @@ class GrpoTrainer(AlignmentTrainer):
             log.warning(told, entropy, self._first_entropy)
             self.control.should_training_stop = True
         return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        write_json(Path(output_dir or str(self.args.output_dir)) / ENTROPY, {"first": self._first_entropy})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._first_entropy = read_json(Path(resume_from_checkpoint) / ENTROPY)["first"]
 
     def _get_train_sampler(self, train_dataset: Events | None = None) -> Sampler[int]:
         args = self.args

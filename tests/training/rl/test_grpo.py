@@ -207,12 +207,18 @@ def test_two_processes_have_the_advantages_of_one(new_run: Callable[[str], Path]
 
 def test_a_policy_that_collapses_is_stopped(new_run: Callable[[str], Path], caplog: pytest.LogCaptureFixture) -> None:
     run = new_run("run")
-    more = {"rewards": [f"{__name__}:cheap"], "learning_rate": 3e-2, "max_steps": 40, "entropy_floor": 0.7}
+    more = {"rewards": [f"{__name__}:cheap"], "learning_rate": 8e-3, "max_steps": 40, "entropy_floor": 0.7}
     with caplog.at_level(logging.WARNING):
         grpo.train(*grpo.parse(options(run, eval_steps=40, **more)))
     assert "the policy collapses" in caplog.text
-    assert max(entry["step"] for entry in log_of(run)) < 40
+    last = max(entry["step"] for entry in log_of(run))
+    assert 2 < last < 40
     assert (run / "models/grpo/model.safetensors").exists()
+    broken = new_run("broken")  # what it began with is known after an interruption too
+    with pytest.raises(KeyboardInterrupt):
+        grpo.train(*grpo.parse(options(broken, eval_steps=40, save_steps=1, **more)), interrupted_at(last - 1))
+    grpo.train(*grpo.parse(options(broken, eval_steps=40, save_steps=1, **more)))
+    assert max(entry["step"] for entry in log_of(broken)) == last
 
 
 def test_dynamic_sampling_learns_from_searches_with_a_signal(
