@@ -134,6 +134,8 @@ class LanguageTrainer(Guarded):
     def __init__(self, *arguments: Any, mixture: Mixture, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._mixture = mixture
+        if self.args.bf16 and self.args.device.type == "cpu":  # fused attention takes half of all time there, backwards
+            self.model.core.set_attn_implementation("eager")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._mixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,7 +103,8 @@ class Maker:
 
     def __init__(self, tasks: Sequence[Task], data: Material) -> None:
         self.tasks, self.data = tasks, data
-        self._kept: deque[tuple[NDArray[np.int64], Example]] = deque(maxlen=2)  # a loader is a batch ahead at most
+        # a loader is a batch ahead at most, and a mixture makes the next while those are read
+        self._kept: deque[tuple[NDArray[np.int64], Example]] = deque(maxlen=3)
 
     def prepare(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Make n examples that will be asked for soon; returns the (n,) tokens that each reads and writes."""
@@ -113,7 +115,7 @@ class Maker:
 
     def __call__(self, numbers: NDArray[np.int64]) -> Example:
         """n examples, in this order."""
-        for distinct, example in reversed(self._kept):
+        for distinct, example in reversed(tuple(self._kept)):  # another thread may be adding to it
             place = np.minimum(np.searchsorted(distinct, numbers), len(distinct) - 1)
             if (distinct[place] == numbers).all():
                 return Example(example.prompt.take(place), example.answer.take(place))
@@ -133,6 +135,14 @@ class Maker:
         )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Numbers (n,) of the examples of a megabatch, and where the order of its batches comes from."""
+
+    numbers: NDArray[np.int64]
+    random: np.random.Generator
+
+
 class Mixture(Sampler[int]):
     """The examples of all stages, batch after batch; those of one batch have similar lengths.
 
@@ -150,6 +160,24 @@ class Mixture(Sampler[int]):
         return self.batch * sum(stage.steps for stage in self.stages)
 
     def __iter__(self) -> Iterator[int]:
+        """The numbers of the examples. While a megabatch is learnt from, the next one's examples are made."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: deque[tuple[Future[NDArray[np.int64]], Drawn]] = deque()
+            for drawn in self._drawn():
+                ahead.append((pool.submit(self.maker.prepare, drawn.numbers), drawn))
+                if len(ahead) > 1:
+                    yield from self._ordered(*ahead.popleft())
+            for made, drawn in ahead:
+                yield from self._ordered(made, drawn)
+
+    def _ordered(self, made: Future[NDArray[np.int64]], drawn: Drawn) -> list[int]:
+        """A megabatch as batches of similar lengths, the batches in random order."""
+        numbers = drawn.numbers[np.argsort(made.result(), kind="stable")].reshape(-1, self.batch)
+        ordered: list[int] = numbers[drawn.random.permutation(len(numbers))].ravel().tolist()
+        return ordered
+
+    def _drawn(self) -> Iterator[Drawn]:
+        """The megabatches of all stages."""
         seen = [0] * len(self.maker.tasks)
         orders: dict[tuple[int, int], NDArray[np.int64]] = {}
         for number, stage in enumerate(self.stages):
@@ -164,8 +192,7 @@ class Mixture(Sampler[int]):
                     chosen = drawn == one
                     rows = self._next(task, int(chosen.sum()), seen, orders)
                     numbers[chosen] = task * ROWS + rows
-                numbers = numbers[np.argsort(self.maker.prepare(numbers), kind="stable")]
-                yield from numbers.reshape(batches, self.batch)[random.permutation(batches)].ravel().tolist()
+                yield Drawn(numbers, random)
 
     def _next(
         self, task: int, number: int, seen: list[int], orders: dict[tuple[int, int], NDArray[np.int64]]

@@ -90,6 +90,11 @@ class Objective(nn.Module):
                 self._average[name] = f"average_{number}"
                 self.register_buffer(f"average_{number}", weight.detach().clone())
 
+    @property
+    def core(self) -> Any:
+        """The language model without what adapters put around it."""
+        return self._core[0]
+
     def forward(
         self,
         input_ids: Tensor,
@@ -138,7 +143,7 @@ class Objective(nn.Module):
         adapted: list[Tensor] = [weight for name, weight in self._learnt() if "trainable_tokens_delta" in name]
         if adapted:
             return adapted
-        return [weight for weight in embedding_tables(self._core[0]) if weight.requires_grad]
+        return [weight for weight in embedding_tables(self.core) if weight.requires_grad]
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Asked by the Trainer."""
@@ -187,7 +192,7 @@ class Objective(nn.Module):
 
     def _states(self, ids: Tensor, mask: Tensor, written: Tensor | None) -> Tensor:
         """(B, T, D) states of a decoder-only model, or (B, A, D) of the decoder."""
-        core = self._core[0]
+        core = self.core
         if written is None:  # no token sees the padding, which comes behind it
             return core.base_model(input_ids=ids, use_cache=False).last_hidden_state
         used = None if mask is None or bool(mask.all()) else mask

@@ -18,6 +18,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 from tiny_backbones import write_backbone
+from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
 from onesearch.cli import app
@@ -76,6 +77,33 @@ def config(folder: Path, run: Path, start: Path, **more: Any) -> list[str]:
 def curve(run: Path, name: str = "loss", stage: str = "language") -> dict[int, float]:
     log = read_json(run / f"models/{stage}/log_history.json")
     return {entry["step"]: entry[name] for entry in log if name in entry}
+
+
+@pytest.mark.parametrize("family", ["bart", "qwen3", "bert"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_half_precision_on_a_cpu_does_without_fused_attention(
+    family: str,
+    bf16: bool,
+    new_run: NewRun,
+    backbones: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its backward pass takes longer than all the rest there; the losses are nearly those of full precision."""
+    ways: list[str] = []
+    set_way = PreTrainedModel.set_attn_implementation
+
+    def recorded(self: PreTrainedModel, way: str, *more: Any, **others: Any) -> None:
+        ways.append(way)
+        set_way(self, way, *more, **others)
+
+    monkeypatch.setattr(PreTrainedModel, "set_attn_implementation", recorded)
+    run = new_run(family)
+    sizes = {"decoder_layers": 1, "decoder_heads": 4, "decoder_feed_forward": 32} if family == "bert" else {}
+    train(*parse(config(tmp_path, run, backbones(family), bf16=bf16, use_cpu=True, **sizes)))
+    assert ("eager" in ways) == bf16
+    held_out = curve(run, "eval_loss")
+    assert held_out[40] < 0.95 * held_out[0]
 
 
 @pytest.mark.parametrize(
