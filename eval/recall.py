@@ -100,7 +100,7 @@ def evaluate_run(
         raise UserError("no held-out searches", place=folder / "corpus", remedy="the log needs more events")
     own: list[Any] = [*GeneratorSystem.all(retriever)]
     if stage == "sft" and settings.reinforce and (run.folder / "models/grpo/config.json").exists():
-        own.append(_aligned(folder, own[0]))
+        own.append(aligned_system(folder, own[0]))
     count = BASELINES if corpus.queries else HISTORY_BASELINES
     steps, fitted = 2 * count + len(own), lambda done: progress(done, steps)
     if corpus.queries:
@@ -119,7 +119,7 @@ def evaluate_run(
     return evaluation.report
 
 
-def _aligned(folder: Path, start: GeneratorSystem) -> System:
+def aligned_system(folder: Path, start: GeneratorSystem) -> System:
     """The aligned generator; if no step of its alignment was kept, searching again would find the same again."""
     weights = [checksum(folder / "models" / stage / "model.safetensors") for stage in ("sft", "grpo")]
     if weights[0] == weights[1]:

@@ -1,12 +1,17 @@
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.torch import load_file, save_file
 
-from eval.recall import bought_before, evaluate, slices_of, tail_items, write_evaluation
+from eval.generator import GeneratorSystem, Unmoved
+from eval.recall import aligned_system, bought_before, evaluate, slices_of, tail_items, write_evaluation
 from onesearch.corpus import TEST, TRAIN, Corpus, make_split, sample_requests
+from onesearch.retriever import Retriever
 
 
 class Fixed:
@@ -86,3 +91,22 @@ def test_the_tail_begins_after_four_fifths_of_purchases():
     corpus = SimpleNamespace(items=range(6), item=item, kind=np.full(100, 3, np.int8))
     tail = tail_items(corpus, np.full(100, TRAIN, np.int8))
     assert tail.tolist() == [False, False, True, True, True, True]
+
+
+def test_an_aligned_generator_that_kept_its_start_is_not_asked_again(trained_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    shutil.copytree(run / "models/sft", run / "models/grpo")
+    start = GeneratorSystem(Retriever.load(run))
+    corpus = start.retriever.corpus
+    requests = sample_requests(corpus, make_split(corpus), TEST, 5, 0)
+    answers = start.rank(requests, 10)
+    kept = aligned_system(run, start)
+    assert isinstance(kept, Unmoved) and kept.name == "aligned"
+    assert kept.rank(requests, 10) is answers
+    path = run / "models/grpo/model.safetensors"
+    weights = load_file(path)
+    weights["prior_gate.bias"] += 1
+    save_file(weights, path, {"format": "pt"})
+    moved = aligned_system(run, start)
+    assert isinstance(moved, GeneratorSystem) and moved.name == "aligned"
+    assert (moved.rank(requests, 10)[1] != answers[1]).any()
