@@ -80,7 +80,7 @@ def offered_below(index: PrefixIndex, offers: Offers) -> tuple[Level, ...]:
     levels = []
     for below in index.below[1:]:
         edges = below.cpu().numpy()
-        node = (np.searchsorted(edges, place, "right") - 1).astype(np.int64)
+        node = np.repeat(np.arange(len(edges) - 1), np.diff(edges))[place]
         begin = np.flatnonzero(np.diff(row * len(edges) + node, prepend=-1))
         count = np.add.reduceat(flags, begin) if len(begin) else flags
         node, at = node[begin], row[begin]
