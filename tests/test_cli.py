@@ -128,7 +128,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     assert "belong together" in told(onesearch("generate", "--run", tmp_path, "--input", "x"))
     both = ("--input", "x", "--output", "y")
     line = told(onesearch("generate", "--run", tmp_path, *both, "--where", "price < 5"))
-    assert line.endswith("--place and --device are about --query (write them into the lines of x)")
+    options = "--where, --allow, --deny, --place and --device"
+    assert line.endswith(f"{options} are about --query (write them into the lines of x)")
     assert "'stop' or 'skip'" in told(onesearch("prepare", "--run", tmp_path / "r", "--on-error", "later"))
     (tmp_path / "f.yaml").write_text("sead: 1\n")
     line = told(onesearch("demo", "--run", tmp_path / "r", "--config", tmp_path / "f.yaml"))

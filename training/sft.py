@@ -241,10 +241,10 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         table.codes,
         model_args.slots,
         args.seed,
-        user,
-        positions,
-        run,
-        model_args.offers,
+        reads=user,
+        positions=positions,
+        run=run,
+        offers=model_args.offers,
     )
     karma = model_args.interest or model_args.generate
     told = Told(builder, events, split == TRAIN) if karma else None

@@ -10,12 +10,13 @@ from made_up import write_shop
 from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.offers import Offers, offer_kinds
 from onesearch.corpus.sources import prepare
+from onesearch.corpus.tables import OnError
 from onesearch.errors import UserError
 
 START = 1_700_000_000
 
 
-def with_offers(folder: Path, offers: list[dict[str, object]], on_error: str = "stop") -> Corpus:
+def with_offers(folder: Path, offers: list[dict[str, object]], on_error: OnError = "stop") -> Corpus:
     """The made-up shop, whose users are in turn in the north, in the south, and nobody knows where."""
     log = write_shop(folder / "log", users=6, baskets=6)
     events = [json.loads(line) for line in (log / "events.jsonl").read_text().splitlines()]
@@ -24,7 +25,7 @@ def with_offers(folder: Path, offers: list[dict[str, object]], on_error: str = "
         event |= {"place": ("north", "south", " ")[number % 3], "device": "phone" if number % 2 else None}
     for table, rows in (("events", events), ("offers", offers)):
         (log / f"{table}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return prepare("jsonl", folder / "corpus", path=log, on_error=on_error)  # type: ignore[arg-type]
+    return prepare("jsonl", folder / "corpus", path=log, on_error=on_error)
 
 
 def random_offers(rng: np.random.Generator, count: int) -> list[dict[str, object]]:

@@ -89,7 +89,7 @@ def test_half_precision_on_a_cpu_does_without_fused_attention(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its backward pass takes longer than all the rest there; the losses are nearly those of full precision."""
+    """Its backward pass takes longer than all the rest there; what is learnt without it is learnt as well."""
     ways: list[str] = []
     set_way = PreTrainedModel.set_attn_implementation
 
