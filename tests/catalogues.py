@@ -63,9 +63,9 @@ def random_offers(rng: np.random.Generator, items: int, kinds: int) -> Offers:
         kinds=tuple("abcdefgh"[:kinds]),
         places=np.zeros(0, np.int64),
         cuts=np.arange(OFFER_ROWS - 1),
-        offsets=np.searchsorted(row, np.arange(OFFER_ROWS + 1)),
-        item=item.astype(np.int32),
+        key=row * items + item,
         kind=bits[row, item].astype(np.uint8),
+        row_count=OFFER_ROWS,
         items=items,
     )
 

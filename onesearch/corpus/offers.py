@@ -35,17 +35,16 @@ class Offers:
         kinds: K names of what is told apart.
         places: numbers of the corpus's places to numbers of the rows', -1 where there are no offers of their own.
         cuts: (T - 1,) int64 seconds in which a period ends and the next begins, ascending.
-        offsets: (R + 1,) int64 into the two below.
-        item: (n,) int32, ascending within a row. kind: (n,) uint8, a bit for each of the kinds.
-        items: N of the corpus.
+        key: (n,) int64, ascending: row times N, and item. kind: (n,) uint8, a bit for each of the kinds.
+        row_count: R. items: N of the corpus.
     """
 
     kinds: tuple[str, ...]
     places: NDArray[np.int64]
     cuts: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    item: NDArray[np.int32]
+    key: NDArray[np.int64]
     kind: NDArray[np.uint8]
+    row_count: int
     items: int
 
     @classmethod
@@ -75,8 +74,7 @@ class Offers:
             raise UserError(f"{taken:,} items on offer in all periods and places", place="offers", remedy=remedy)
         total, periods = len(corpus.items), len(cuts) + 1
         key, kind = _each_once(*zip(*(_by_period(part, periods, total) for part in parts), strict=True))
-        offsets = np.searchsorted(key, np.arange((len(own) + 1) * periods + 1) * total)
-        return cls(tuple(kinds), places, cuts, offsets, (key % max(total, 1)).astype(np.int32), kind, total)
+        return cls(tuple(kinds), places, cuts, key, kind, (len(own) + 1) * periods, total)
 
     def rows(self, requests: Requests) -> NDArray[np.int64]:
         """(Q,) the row that holds for each request."""
@@ -85,25 +83,11 @@ class Offers:
 
     def of_items(self, rows: NDArray[np.int64], items: NDArray[np.integer]) -> NDArray[np.float32]:
         """(Q, H, K) 1 where an item (Q, H) is on offer in its request's row (Q,); nothing in empty places, -1."""
-        low, high = (np.broadcast_to(self.offsets[rows + end][:, None], items.shape) for end in (0, 1))
-        end = high
-        for _ in range(self.steps):
-            middle = (low + high) >> 1
-            right = (low < high) & (self.item[np.minimum(middle, len(self.item) - 1)] < items)
-            low, high = np.where(right, middle + 1, low), np.where(right, high, middle)
-        place = np.minimum(low, max(len(self.item) - 1, 0))
-        there = (low < end) & (items >= 0)
-        found = np.zeros((*items.shape, len(self.kinds)), np.float32)
-        if len(self.item):
-            there &= self.item[place] == items
-            bits = self.kind[place] * there
-            found[:] = (bits[..., None] >> np.arange(len(self.kinds))) & 1
-        return found
-
-    @property
-    def steps(self) -> int:
-        """Halvings after which a place in any row is found."""
-        return int(np.diff(self.offsets).max(initial=0)).bit_length()
+        asked = rows[:, None] * self.items + items
+        place = np.searchsorted(self.key, asked)
+        there = (items >= 0) & (np.append(self.key, -1)[place] == asked)
+        bits = np.append(self.kind, np.uint8(0))[place] * there
+        return ((bits[..., None] >> np.arange(len(self.kinds))) & 1).astype(np.float32)
 
 
 def _numbered(offers: pl.LazyFrame, items: pl.Series, places: pl.Series, kinds: Sequence[str]) -> pl.DataFrame:

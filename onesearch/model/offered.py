@@ -66,12 +66,12 @@ class Level:
 
 def offered_below(index: PrefixIndex, offers: Offers) -> tuple[Level, ...]:
     """L levels; the d-th is about the nodes of depth d + 1. Items that the index does not have are left out."""
-    rows = len(offers.offsets) - 1
     if not offers.kinds:
         return ()
     rank = np.full(offers.items, -1, np.int64)
     rank[index.items.cpu().numpy()] = np.arange(len(index.items))
-    row, place = np.repeat(np.arange(rows), np.diff(offers.offsets)), rank[offers.item]
+    row, item = np.divmod(offers.key, offers.items)
+    place = rank[item]
     kept = place >= 0
     row, place, kind = row[kept], place[kept], offers.kind[kept]
     order = np.argsort(row * len(index.items) + place)
@@ -85,7 +85,7 @@ def offered_below(index: PrefixIndex, offers: Offers) -> tuple[Level, ...]:
         count = np.add.reduceat(flags, begin) if len(begin) else flags
         node, at = node[begin], row[begin]
         share = count / np.diff(edges)[node][:, None]
-        offsets = np.searchsorted(at, np.arange(rows + 1))
+        offsets = np.searchsorted(at, np.arange(offers.row_count + 1))
         levels.append(
             Level(
                 torch.from_numpy(offsets),

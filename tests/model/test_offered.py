@@ -20,9 +20,7 @@ def test_shares_are_those_of_the_items_below(unique: bool) -> None:
     whole = PrefixIndex.build(codes[kept])
     index = PrefixIndex(**{**whole.__dict__, "items": torch.from_numpy(kept)[whole.items]})
     flags = np.zeros((OFFER_ROWS, len(codes), 3))
-    for row in range(OFFER_ROWS):
-        part = slice(offers.offsets[row], offers.offsets[row + 1])
-        flags[row, offers.item[part]] = (offers.kind[part, None] >> np.arange(3)) & 1
+    flags[np.divmod(offers.key, len(codes))] = (offers.kind[:, None] >> np.arange(3)) & 1
     assert flags.any() and not flags[0].any()
     below = index.items.numpy()
     for depth, level in enumerate(offered_below(index, offers), 1):
