@@ -21,11 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import resource
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +32,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from benchmarks.memory import peak_bytes
 
 YEAR: Final = 365 * 86_400
 BEGIN: Final = 1_700_000_000
@@ -143,19 +141,17 @@ def _write(path: Path, blocks: Any) -> None:
 
 
 def prepare(run: Path, source: str, path: Path) -> dict[str, float]:
-    """Seconds and peak memory of `onesearch prepare`."""
-    command = [sys.executable, "-m", "onesearch.cli", "prepare", "--run", run, "--source", source, "--path", path]
+    """Seconds and peak memory of `onesearch prepare`, to be called in a process of its own."""
     started = perf_counter()
-    child = subprocess.Popen([str(part) for part in command])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(child.returncode)
-    return {"prepare_s": perf_counter() - started, "prepare_peak_mb": _mb(usage.ru_maxrss)}
+    from onesearch.cli import app
+
+    if status := app(["prepare", "--run", str(run), "--source", source, "--path", str(path)], standalone_mode=False):
+        raise SystemExit(status)
+    return {"prepare_s": perf_counter() - started, "prepare_peak_mb": peak_bytes() / 1e6}
 
 
 def examples(run: Path) -> dict[str, float]:
-    """Training batches from a prepared run: seconds before the first, examples a second then, and peak memory."""
+    """Training batches from a prepared run, in a process of its own: seconds before the first, examples a second."""
     from onesearch.context.batch import ContextBuilder
     from onesearch.corpus import VALID, Corpus, make_split, sample_requests
     from onesearch.embed import load_text_encoder
@@ -182,12 +178,8 @@ def examples(run: Path) -> dict[str, float]:
         "fit_s": ready - started,
         "examples": len(events),
         "examples_per_s": count * BATCH / (perf_counter() - ready),
-        "examples_peak_mb": _mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
+        "examples_peak_mb": peak_bytes() / 1e6,
     }
-
-
-def _mb(most: float) -> float:
-    return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -205,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
         pool.submit(generate, source, options.events, f".{options.source}").result()
         size = sum(path.stat().st_size for path in source.iterdir())
         log.info("%s events, %.1f GB of %s", f"{options.events // SESSION * SESSION:,}", size / 1e9, options.source)
-        figures = prepare(run, options.source, source)
+        figures = pool.submit(prepare, run, options.source, source).result()
         facts = json.loads((run / "corpus/corpus.json").read_text())
         figures |= {"events": facts["events"], "events_per_s": facts["events"] / figures["prepare_s"]}
         log.info("%s users, %s items, %s queries", *(f"{facts[key]:,}" for key in ("users", "items", "queries")))

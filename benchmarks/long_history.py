@@ -31,6 +31,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from benchmarks.memory import peak_bytes
 from onesearch.context.history import FEATURES, HistorySlots
 from onesearch.context.views.centroids import Centroids
 from onesearch.context.views.long import CentroidSums, RecencySums
@@ -144,12 +145,6 @@ def reading(way: str, events: int) -> tuple[Callable[[], object], float]:
     return read, seconds
 
 
-def peak_kb() -> int:
-    """The peak of this process's memory, as Linux counts it."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-
-
 def measure(way: str, events: int) -> dict[str, float]:
     """Milliseconds a request, MB, and seconds to build."""
     torch.set_num_threads(1)
@@ -157,15 +152,15 @@ def measure(way: str, events: int) -> dict[str, float]:
         reading(way, 10)[0]()  # whatever a first read loads is not counted
         read, build = reading(way, events)
         CLEAR_REFS.write_text("5")  # the peak begins anew
-        before = peak_kb()
+        before = peak_bytes()
         read()
-        rise = peak_kb() - before
+        rise = peak_bytes() - before
         times = []
         for _ in range(RUNS):
             start = perf_counter()
             read()
             times.append(perf_counter() - start)
-    return {"ms": 1000 * median(times) / BATCH, "mb": rise / 1024, "build_s": build}
+    return {"ms": 1000 * median(times) / BATCH, "mb": rise / 2**20, "build_s": build}
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import tempfile
 import threading
 from collections.abc import Callable
@@ -38,6 +37,7 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.memory import peak_bytes
 from onesearch.allowed import Allowed
 from onesearch.live import LiveIndex
 from onesearch.prefix import PrefixIndex
@@ -59,9 +59,9 @@ def built(rows: int, folder: str) -> dict[str, float]:
     """Seconds and MB of build, save and load; the file stays in the folder."""
     codes, path = semantic_ids(rows), Path(folder) / "prefix.safetensors"
     PrefixIndex.build(codes[:1000])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_bytes() / 2**20
     index = PrefixIndex.build(codes, level_sizes=SIZES)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    peak = peak_bytes() / 2**20 - before
     seconds = min(_seconds(lambda: PrefixIndex.build(codes, level_sizes=SIZES)) for _ in range(3))
     save = min(_seconds(lambda: index.save(path)) for _ in range(3))
     return {"build_s": seconds, "index_mb": index.nbytes / 1e6, "peak_mb": peak, "save_s": save}

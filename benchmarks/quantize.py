@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -37,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from benchmarks.memory import peak_bytes
 from quantizers import ResidualKMeans, reconstruction_error
 from quantizers.parallel import in_blocks
 
@@ -72,7 +72,7 @@ def ours(path: Path, sizes: tuple[int, ...], iterations: int, threads: int) -> d
             part, out = x[start:stop], codes[start:stop]
             seconds[:2] += _timed(lambda part=part: multiply(part, quantizer.codebooks))
             seconds[2:] += _timed(lambda part=part, out=out: np.copyto(out, quantizer.encode(part)))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_bytes() / 2**20
     sample = x[:: max(1, len(x) // 50_000)]
     error = reconstruction_error(sample, quantizer.decode(codes[:: max(1, len(x) // 50_000)]))
     names = ("floor", "floor_cpu", "encode", "encode_cpu")
@@ -127,7 +127,7 @@ def theirs(path: Path, sizes: tuple[int, ...], iterations: int, threads: int) ->
                     codes[start : start + len(residual), level] = _subtract(residual, kmeans)
 
         encode_seconds, encode_cpu = _timed(encode)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_bytes() / 2**20
     every = max(1, len(x) // 50_000)
     decoded = sum(kmeans.centroids[codes[::every, level]] for level, kmeans in enumerate(levels))
     figures = {"fit": fit_seconds, "fit_cpu": fit_cpu, "encode": encode_seconds, "encode_cpu": encode_cpu}

@@ -28,7 +28,6 @@ import argparse
 import copy
 import json
 import logging
-import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -52,6 +51,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from benchmarks.memory import peak_bytes
 from onesearch.allowed import Allowed
 from onesearch.model.language import language_model
 from onesearch.prefix import PrefixIndex
@@ -293,7 +293,7 @@ def peak_mb(prompt: int, beams: int, threads: int) -> float:
     index = PrefixIndex.build(random_ids(100_000))
     inputs = torch.randint(0, STARTS[0], (BATCH, prompt), generator=torch.Generator().manual_seed(1))
     beam_search(LanguageScorer(model, model.read(inputs), index), beams, K)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
 
 
 def memory(threads: int) -> None:
@@ -320,7 +320,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     if not options.quick:
-        memory(options.threads)  # before all else: a process begins with the peak of the one that started it
+        memory(options.threads)
     codes = random_ids(options.items)
     start = perf_counter()
     index = PrefixIndex.build(codes)

@@ -1,10 +1,13 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.ingest import examples, generate, prepare
+from benchmarks.ingest import generate
 
 
 def test_the_same_log_every_time_and_in_the_order_of_time(tmp_path: Path) -> None:
@@ -20,8 +23,11 @@ def test_the_same_log_every_time_and_in_the_order_of_time(tmp_path: Path) -> Non
 
 def test_from_the_command_to_training_batches(tmp_path: Path) -> None:
     pytest.importorskip("wordllama", reason="needs the extra: demo")
-    generate(tmp_path / "log", 20_000, ".jsonl")
-    figures = prepare(tmp_path / "run", "jsonl", tmp_path / "log") | examples(tmp_path / "run")
+    command = [sys.executable, "-m", "benchmarks.ingest", "--out", tmp_path / "here", "--events", "20000"]
+    done = subprocess.run([*map(str, command), "--source", "jsonl"], check=True, stdout=subprocess.PIPE, text=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["events"] == 20_000
     assert figures["examples"] > 512
     assert figures["examples_per_s"] > 0
     assert 50 < figures["prepare_peak_mb"] < 2_000
+    assert not (tmp_path / "here").exists()
