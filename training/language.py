@@ -33,6 +33,7 @@ from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import read_json, write_json
+from onesearch.model.absorbed import absorbed
 from onesearch.model.backbone import Decoder, load_backbone, make_room
 from onesearch.model.language import language_model
 from onesearch.model.sid_tokens import NewRows, add_sid_tokens, start_rows
@@ -136,6 +137,11 @@ class LanguageTrainer(Guarded):
         self._mixture = mixture
         if self.args.bf16 and self.args.device.type == "cpu":  # fused attention takes half of all time there, backwards
             self.model.core.set_attn_implementation("eager")
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As the library's; decoders attend to their prompts in the way that is less work."""
+        with absorbed(self.model):
+            return super().train(*arguments, **options)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._mixture
