@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from onesearch.cli import app
@@ -217,6 +218,18 @@ def test_items_that_were_removed_match_no_filter(trained_run: Path, tmp_path: Pa
         [Request("coffee", "u1", Filter("price > 40", allow=("i4", "i40", "i41")))], 5
     )
     assert ids(answer) == ["i41"] and answer.note == "only 1 item matches the filter"
+
+
+def test_a_model_of_which_weights_are_missing_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    """The library would go on with random ones."""
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    path = run / "models/sft/model.safetensors"
+    weights = load_file(path)
+    weights["prior_gate.bias"] = weights.pop("sources.prior_gate.bias")
+    save_file(weights, path, {"format": "pt"})
+    refused = onesearch("generate", "--run", run, "--query", "orange juice")
+    assert refused.exit_code == 2
+    assert "models/sft: the files of this model lack weights: 'sources.prior_gate.bias' (" in refused.stderr
 
 
 def test_generate_with_filters(trained_run: Path, tmp_path: Path) -> None:

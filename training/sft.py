@@ -35,6 +35,7 @@ from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
 from onesearch.files import write_json
 from onesearch.model import Generator, GeneratorConfig
+from onesearch.model.absorbed import absorbed
 from onesearch.readers.generator import GeneratorReader
 from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
@@ -140,6 +141,11 @@ class SftTrainer(Guarded):
         super().__init__(*arguments, data_collator=batches, **options)
         self._batches = batches
         self._terms: dict[str, list[torch.Tensor]] = {}
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """As the library's; the decoder attends to the request in the way that is less work."""
+        with absorbed(self.model):
+            return super().train(*arguments, **options)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)

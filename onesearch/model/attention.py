@@ -115,6 +115,8 @@ def shared_context_attention(
         if query.shape[0] != batch or not getattr(module, "is_causal", True):
             raise ValueError("soft-capped scores and sinks are known of causal models only")
         return _attend_capped(query, key, value, attention_mask, scaling, softcap, s_aux), None
+    if query.shape[0] == batch and _slow_backwards(query):
+        return _written_out(query, key, value, attention_mask, dropout, scaling), None
     if query.shape[0] == batch:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -126,6 +128,24 @@ def shared_context_attention(
     )
     out = out.view(batch, heads, beams, length, width).permute(0, 2, 3, 1, 4)
     return out.reshape(batch * beams, length, heads, width), None
+
+
+def _slow_backwards(query: Tensor) -> bool:
+    """Whether the gradient of fused attention would take longer than all else: bfloat16 on a CPU."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled()
+
+
+def _written_out(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
+) -> Tensor:
+    """(B, T, heads, d) of queries (B, heads, T, d); a mask says what is seen, or is added to the scores."""
+    score = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if mask is not None and mask.dtype == torch.bool:
+        score = score.masked_fill(~mask, torch.finfo(score.dtype).min)
+    elif mask is not None:
+        score = score + mask
+    weight = torch.nn.functional.dropout(score.softmax(-1), dropout)
+    return (weight.to(value.dtype) @ value).transpose(1, 2)
 
 
 def _attend_shared(

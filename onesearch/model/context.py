@@ -17,7 +17,8 @@ class Context:
     Attributes:
         catalogue: that was bound when the requests were read; a search keeps it.
         states: (B, S, D) encoder output. mask: (B, 1, 1, S) bool.
-        slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D). copy_bias: (B, H, L), -inf where empty.
+        slot_codes: (B, H, L) int64, -1 in empty slots. copy_keys: (B, H, D), copy_bias: (B, H, L), -inf
+            where empty; None without a copy path.
         query_vector: (B, V). snapshot: (B,) popularity snapshot.
         terms, term_weights: (B, G), the weights scaled so that the best item's coverage is 1.
         covered_ahead: (B, A) coverage of the nodes that the first choice looks ahead to, scaled alike.
@@ -30,8 +31,8 @@ class Context:
     states: Tensor
     mask: Tensor
     slot_codes: Tensor
-    copy_keys: Tensor
-    copy_bias: Tensor
+    copy_keys: Tensor | None
+    copy_bias: Tensor | None
     query_vector: Tensor
     terms: Tensor
     term_weights: Tensor

@@ -4,25 +4,12 @@ A seq2seq backbone of `transformers` (BART and T5 families) reads one position p
 SID token embeddings and of its features) and the query's tokens, and predicts the codes of an item one by one. Codes
 compete only with the codes that can follow the prefix in the catalogue: one normalisation in training, search and RL.
 
-Six sources meet in the logit of a child c of a prefix p (the composition is ours):
+In the logit of a child of a prefix the decoder's own (its state against the code's token embedding, as in TIGER
+(2305.05065) and OneSearch) meets what the catalogue says of the items below (`onesearch.model.sources`), and past
+purchases add their own probability (`onesearch.model.copying`).
 
-- the model's: the decoder state against the code's token embedding, as in TIGER (2305.05065) and OneSearch;
-- the content below c: (A state + B query vector) . mean vector of the items below c, so that a prefix is understood
-  before it has been seen often, and a new item from the first day. A vector is the text's in the relevance space and,
-  of who bought the item, the taste's;
-- spelling: how many of the query's terms (words and their trigrams) any item below c has (`Catalogue.covered`), as a
-  share of what the best item has, weighed by the decoder state; what embeddings blur (a size, a number) stays sharp,
-  and a typing error costs a word and a few trigrams only;
-- a fresh prior: g . log(1 + recent purchases below c), with weights g that depend on the decoder state. Counts come
-  from the popularity snapshot of the request's moment, through `PrefixIndex.mass`; they change without training;
-- offers: o . share of the items below c that are on offer where and when the request is made, by kind, with weights o
-  that depend on the decoder state;
-- a copy path (pointer networks, 1506.03134): to the probability that the five above give, every history slot that
-  continues p with c adds its own weight exp(a_slot), so a repeated purchase need not be spelt from memory.
 What else is read of the user, one position or a few for each view (`onesearch.model.views`), follows the query. With
 an interest head a last position is read for what the user wants next (`onesearch.model.karma`).
-Content, spelling, prior and offers are sums over very different items at the first code. So there they are weighed at
-nodes further down (`Catalogue.ahead`), and a first code gets the log of what its nodes sum up to.
 """
 
 from __future__ import annotations
@@ -38,22 +25,14 @@ from transformers import AutoConfig, AutoModel, EncoderDecoderCache, PreTrainedM
 from transformers.cache_utils import DynamicCache
 from transformers.utils import ModelOutput
 
-from onesearch.model.ahead import FAINT, look_ahead, powers
 from onesearch.model.attention import NAME as SHARED_CONTEXT
 from onesearch.model.catalogue import Catalogue
 from onesearch.model.context import Context
+from onesearch.model.copying import CopyPath
 from onesearch.model.generator_config import GeneratorConfig
 from onesearch.model.karma import Decoders, Interest, karma_losses, leaf_codes, read_last
+from onesearch.model.sources import Gates, Sources
 from onesearch.model.views import Views, Words
-
-COSINE_SCALE = 5.0
-"""What the cosine of query and content counts at the beginning of training."""
-
-TASTE_SCALE = 2.0
-"""The same of the cosines of the user's purchases and content."""
-
-SPELLING_POWERS = 3
-"""Powers of the coverage that are weighed: first, fourth and sixteenth; high ones tell a full match."""
 
 COUNTED = ("cpu",)
 """Devices that are asked how many children there are; others would have to be waited for, and look up every place."""
@@ -114,19 +93,13 @@ class Generator(PreTrainedModel):
         self.slot_features = nn.Sequential(
             nn.Linear(config.history_features + 2, width), nn.GELU(), nn.Linear(width, width)
         )
-        self.copy_query = nn.Linear(width, width * levels, bias=False)
-        self.copy_key = nn.Linear(width, width, bias=False)
-        self.copy_features = nn.Sequential(nn.Linear(config.history_features + 2, 32), nn.GELU(), nn.Linear(32, levels))
-        self.prior_gate = nn.Linear(width, max(config.priors, 1) * levels)
-        asked, known = config.content + 2 * config.taste, config.content + config.taste
+        asked = config.content + 2 * config.taste
         self.query_position = nn.Linear(asked, width) if config.content else None
-        self.content_state = nn.Linear(width, known * levels, bias=False) if config.content else None
-        self.content_query = nn.Linear(asked, known * levels, bias=False) if config.content else None
-        self.spelling_gate = nn.Linear(width, SPELLING_POWERS * levels) if config.spelling else None
+        self.copies = CopyPath(width, config.level_sizes, config.history_features + 2) if config.copy else None
+        self.sources = Sources(config, width)
         with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without them
-            self.offer_gate = nn.Linear(width, config.offers * levels) if config.offers else None
             self.views = Views(config.views, width) if config.views else None
-            self.interest = Interest(width, config.interest, known) if config.interest else None
+            self.interest = Interest(width, config.interest, self.sources.known) if config.interest else None
             decodes = config.generate or config.reconstruct
             decoded = config.interest if config.reconstruct else 0
             self.decoders = Decoders(width, decoded, config.soft_tokens) if decodes else None
@@ -135,21 +108,8 @@ class Generator(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if module is getattr(self, "prior_gate", None):
-            nn.init.zeros_(module.weight)
-            nn.init.constant_(module.bias, 1.0 / max(self.config.priors, 1))
-        if module is getattr(self, "offer_gate", None):
-            nn.init.zeros_(module.weight)
-        if module is getattr(self, "spelling_gate", None):
-            nn.init.zeros_(module.weight)
-            nn.init.ones_(module.bias)
-        if module is getattr(self, "content_query", None):  # begin as a dense retriever: a multiple of the cosine
-            nn.init.zeros_(module.weight)
-            text, taste = self.config.content, self.config.taste
-            for level in module.weight.data.split(text + taste):
-                level[:, :text].fill_diagonal_(COSINE_SCALE)
-                for start in (text, text + taste):
-                    level[text:, start : start + taste].fill_diagonal_(TASTE_SCALE)
+        if hasattr(self, "sources"):
+            self.sources.begin(module)
         if module is getattr(getattr(self, "decoders", None), "soft", None) and isinstance(module, nn.Linear):
             nn.init.normal_(module.weight)  # from a vector of unit length to states as large as the encoder's
 
@@ -234,14 +194,13 @@ class Generator(PreTrainedModel):
         interest = None
         if self.interest is not None and last is not None:
             interest = self.interest(states[torch.arange(len(states), device=states.device), last.place])
-        bias = self.copy_features(slot_features).masked_fill(~filled.unsqueeze(-1), -torch.inf)
         return Context(
             catalogue=catalogue,
             states=states,
             mask=mask,
             slot_codes=slot_codes,
-            copy_keys=self.copy_key(states[:, : slot_codes.shape[1]]),
-            copy_bias=bias,
+            copy_keys=None if self.copies is None else self.copies.key(states[:, : slot_codes.shape[1]]).float(),
+            copy_bias=None if self.copies is None else self.copies.bias(slot_features, filled).float(),
             query_vector=query_vector,
             terms=terms,
             term_weights=term_weights / best,
@@ -279,7 +238,7 @@ class Generator(PreTrainedModel):
             codes: (B, K, l) int64, l >= 0 codes.
 
         Returns:
-            (B, K, l + 1, D): the state after the first 0..l codes.
+            (B, K, l + 1, D) float32: the state after the first 0..l codes.
         """
         embed = self.backbone.get_input_embeddings()
         batch, beams, length = codes.shape
@@ -298,7 +257,7 @@ class Generator(PreTrainedModel):
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return out.view(batch, beams, length + 1, -1)
+        return out.view(batch, beams, length + 1, -1).float()
 
     # scoring
 
@@ -314,10 +273,19 @@ class Generator(PreTrainedModel):
         Returns:
             log-probabilities (B, K, C), -inf in empty places; child nodes (B, K, C) and their codes (B, K, C).
         """
-        logit, child, code = self._plain_logits(context, depth, hidden, nodes)
-        if self.config.copy:
-            logit = self._with_copies(logit, code, context, depth, hidden, following)
+        _, logit, child, code = self._logits(context, depth, hidden, nodes, following)
         return logit.log_softmax(-1), child, code
+
+    def _logits(
+        self, context: Context, depth: int, hidden: Tensor, nodes: Tensor, following: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits (B, K, C) of the children without and with the copy path, child nodes, and their codes; in float32,
+        as they are sums over many items."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            plain, child, code = self._plain_logits(context, depth, hidden, nodes)
+            if self.copies is None:
+                return plain, plain, child, code
+            return plain, self.copies(plain, code, context, depth, hidden, following), child, code
 
     def _plain_logits(self, context: Context, depth: int, hidden: Tensor, nodes: Tensor) -> tuple[Tensor, ...]:
         """Logits (B, K, C) of the children without the copy path, -inf in empty places; child nodes; their codes."""
@@ -326,90 +294,16 @@ class Generator(PreTrainedModel):
         table = self.backbone.get_input_embeddings().weight[first : first + size]
         logit = (hidden @ table.T).gather(-1, code)
         if depth == 0:
-            logit = logit + self._ahead(context, hidden[:, 0]).unsqueeze(1)
+            logit = logit + self.sources.ahead(context, hidden[:, 0]).unsqueeze(1)
             return logit, child, code
-        gates = [gate.flatten(0, 1) for gate in self._gates(context, depth, hidden)]
+        gates = Gates(*(gate.flatten(0, 1) for gate in self.sources.gates(context, depth, hidden)))
         if valid.device.type in COUNTED:  # most places are empty
             place = valid.flatten().nonzero().squeeze(1)
-            value = logit.flatten()[place] + self._known(context, depth, gates, child, place)
+            value = logit.flatten()[place] + self.sources.of_children(context, depth, gates, child, place)
             return torch.full_like(logit, -torch.inf).flatten().index_put((place,), value).view_as(logit), child, code
         every = torch.arange(child.numel(), device=child.device).split(PLACES)
-        known = torch.cat([self._known(context, depth, gates, child, place) for place in every])
+        known = torch.cat([self.sources.of_children(context, depth, gates, child, place) for place in every])
         return (logit + known.view_as(logit)).masked_fill(~valid, -torch.inf), child, code
-
-    def _known(self, context: Context, depth: int, gates: list[Tensor], child: Tensor, place: Tensor) -> Tensor:
-        """(n,) what content, spelling and popularity add to the logits of some children.
-
-        Args:
-            gates: four of (B * K, V or P or 2 or O). child: (B, K, C) nodes of depth `depth + 1`.
-            place: (n,) which of the B * K * C children.
-        """
-        row, node = place // child.shape[-1], child.flatten()[place]
-        request = row // child.shape[1]
-        wanted, spelling, prior, offer = gates
-        known = torch.zeros(len(node), dtype=wanted.dtype, device=node.device)
-        if wanted.shape[1]:
-            known = known + torch.linalg.vecdot(wanted.index_select(0, row), context.catalogue.content[depth][node])
-        if spelling.shape[1]:
-            covered = context.catalogue.covered(depth, node, context.terms[request], context.term_weights[request])
-            powered = torch.stack(powers(covered, SPELLING_POWERS), -1)
-            known = known + torch.linalg.vecdot(spelling.index_select(0, row), powered)
-        if prior.shape[1]:
-            mass = context.catalogue.log_mass[depth][context.snapshot[request], node]
-            known = known + torch.linalg.vecdot(prior.index_select(0, row), mass)
-        if offer.shape[1]:
-            share = context.catalogue.offered[depth].of_nodes(context.offer_row[request], node)
-            known = known + torch.linalg.vecdot(offer.index_select(0, row), share)
-        return known
-
-    def _gates(self, context: Context, depth: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What weighs content (B, K, V), powers of the coverage (B, K, P), popularity (B, K, 2) and shares on offer
-        (B, K, O) at this depth; V, P, O or the number of popularities is 0 where a source is switched off."""
-        levels, nothing = len(self.config.level_sizes), hidden[..., :0]
-        wanted = spelling = prior = offer = nothing
-        if self.content_state is not None and self.content_query is not None:
-            known = self.config.content + self.config.taste
-            part = slice(depth * known, (depth + 1) * known)
-            wanted = F.linear(hidden, self.content_state.weight[part])
-            wanted = wanted + F.linear(context.query_vector, self.content_query.weight[part]).unsqueeze(1)
-        if self.spelling_gate is not None:
-            spelling = self.spelling_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
-        if self.config.priors:
-            prior = self.prior_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
-        if self.offer_gate is not None:
-            offer = self.offer_gate(hidden).unflatten(-1, (levels, -1))[:, :, depth]
-        return wanted, spelling, prior, offer
-
-    def _ahead(self, context: Context, hidden: Tensor) -> Tensor:
-        """(B, M_1) what the first codes gain from the nodes of depth `ahead + 1` below them, so that one good item far
-        down is seen from the start.
-
-        Args:
-            hidden: (B, D) decoder states before the first code.
-        """
-        gates = [gate[:, 0] for gate in self._gates(context, 0, hidden.unsqueeze(1))]
-        return look_ahead(context.catalogue, context.covered_ahead, context.snapshot, context.offered_ahead, *gates)
-
-    def _with_copies(
-        self, logit: Tensor, code: Tensor, context: Context, depth: int, hidden: Tensor, following: Tensor
-    ) -> Tensor:
-        """(B, K, C) log(softmax(logit) + sum of exp(a) over the history slots that continue the prefix with this code).
-
-        The weights a slot adds are odds against everything the rest of the model would say, whatever its logits.
-        """
-        copied = self._copied(context, depth, hidden, following, self.config.level_sizes[depth])
-        return torch.logaddexp(logit.log_softmax(-1), copied.gather(-1, code)).masked_fill(logit.isneginf(), -torch.inf)
-
-    def _copied(self, context: Context, depth: int, hidden: Tensor, following: Tensor, size: int) -> Tensor:
-        """(B, K, size) log of the summed exp(a) of the history slots that continue each prefix with each code."""
-        width = hidden.shape[-1]
-        query = F.linear(hidden, self.copy_query.weight[depth * width : (depth + 1) * width])
-        score = torch.einsum("bkd,bhd->bkh", query, context.copy_keys) * width**-0.5
-        score = (score + context.copy_bias[:, None, :, depth]).masked_fill(~following, -torch.inf)
-        top = score.detach().amax(-1, keepdim=True).clamp(min=-50)
-        place = context.slot_codes[:, None, :, depth].clamp(min=0).expand_as(score)
-        mass = torch.zeros(*score.shape[:-1], size, device=score.device, dtype=score.dtype)
-        return (mass.scatter_add(-1, place, (score - top).exp()) + FAINT).log() + top
 
     def choices(
         self, context: Context, codes: Tensor, hidden: Tensor | None = None, plain: bool = False
@@ -426,11 +320,8 @@ class Generator(PreTrainedModel):
         nodes = torch.zeros_like(codes[:, :1, 0])
         for depth, target in enumerate(context.catalogue.index.nodes(codes)):
             state = hidden[:, :1, 0] if depth == 0 else hidden[:, :, depth]  # all begin alike
-            logit, child, code = self._plain_logits(context, depth, state, nodes)
-            spelt = logit.log_softmax(-1) if plain else None
-            if self.config.copy:
-                logit = self._with_copies(logit, code, context, depth, state, following)
-            yield Choice(logit.log_softmax(-1), spelt, target - child[..., 0])
+            spelt, logit, child, _ = self._logits(context, depth, state, nodes, following)
+            yield Choice(logit.log_softmax(-1), spelt.log_softmax(-1) if plain else None, target - child[..., 0])
             following = following & (context.slot_codes[:, None, :, depth] == codes[..., depth, None])
             nodes = target
 
@@ -470,7 +361,7 @@ class Generator(PreTrainedModel):
         )
         hidden = self.hidden(context, labels[:, None, :-1])
         full, plain = [], []
-        for choice in self.choices(context, labels[:, None], hidden, self.config.copy):
+        for choice in self.choices(context, labels[:, None], hidden, self.copies is not None):
             full.append(choice.taken(choice.log_prob)[:, 0])
             if choice.plain is not None:
                 plain.append(choice.taken(choice.plain)[:, 0])

@@ -18,6 +18,7 @@ from onesearch.embed import load_text_encoder
 from onesearch.model import Generator
 from onesearch.model.catalogue import Catalogue
 from onesearch.model.karma import TEMPERATURE
+from onesearch.model.saved import read_whole
 from onesearch.prefix import PrefixIndex
 from onesearch.run import Run
 from onesearch.search import GeneratorScorer
@@ -41,7 +42,7 @@ class GeneratorReader:
         transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
         encoder, split = load_text_encoder(run.settings.encoder), make_split(corpus, run.settings.split)
         builder = ContextBuilder.load(corpus, split, encoder, table.codes, folder, run)
-        return cls(table, builder, Generator.from_pretrained(folder))
+        return cls(table, builder, read_whole(Generator, folder))
 
     @property
     def offers(self) -> Offers:

@@ -15,6 +15,7 @@ from onesearch.corpus import Corpus, Requests, item_texts
 from onesearch.embed import load_text_encoder
 from onesearch.embed.recipe import Recipe
 from onesearch.model.item_tree import ItemTree
+from onesearch.model.saved import read_whole
 from onesearch.model.seen import once
 from onesearch.model.sequence import SequenceGenerator
 from onesearch.prefix import PrefixIndex
@@ -46,7 +47,7 @@ class SequenceReader:
     def load(cls, run: Run, folder: Path, corpus: Corpus, table: SidTable) -> SequenceReader:
         """Read what `training/sequence.py` wrote; items that came later are described by their texts."""
         transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
-        model = SequenceGenerator.from_pretrained(folder)
+        model = read_whole(SequenceGenerator, folder)
         content = ItemContent.load(folder)
         if (known := len(content.vectors)) < len(corpus.items):
             recipe = Recipe.load(run.folder / "sid/recipe")

@@ -15,6 +15,7 @@ from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Corpus, Requests, make_split
 from onesearch.embed import load_text_encoder
 from onesearch.errors import UserError
+from onesearch.model.saved import read_whole
 from onesearch.reward.features import RewardFeatures
 from onesearch.reward.fusion import fused
 from onesearch.reward.model import RewardNetwork
@@ -69,7 +70,7 @@ class RewardModel:
         transformers.utils.logging.disable_progress_bar()  # loading takes milliseconds
         corpus = Corpus.load(run.folder / "corpus") if corpus is None else corpus
         table, split = SidTable.load(run.folder / "sid"), make_split(corpus, run.settings.split)
-        network = RewardNetwork.from_pretrained(folder)
+        network = read_whole(RewardNetwork, folder)
         if list(network.config.level_sizes) != list(table.level_sizes):
             raise UserError(
                 "a reward model of other semantic IDs",

@@ -105,7 +105,7 @@ def test_an_aligned_generator_that_kept_its_start_is_not_asked_again(trained_run
     assert kept.rank(requests, 10) is answers
     path = run / "models/grpo/model.safetensors"
     weights = load_file(path)
-    weights["prior_gate.bias"] += 1
+    weights["sources.prior_gate.bias"] += 1
     save_file(weights, path, {"format": "pt"})
     moved = aligned_system(run, start)
     assert isinstance(moved, GeneratorSystem) and moved.name == "aligned"

@@ -54,7 +54,7 @@ def test_a_history_of_impossible_weight_keeps_everything_finite() -> None:
     model = random_generator(3, codes, SIZES)
     for scale in (-1e4, 1e4):
         model.zero_grad()
-        torch.nn.init.constant_(model.copy_features[-1].bias, scale)
+        torch.nn.init.constant_(model.copies.features[-1].bias, scale)
         inputs = batch(random_batch(np.random.default_rng(3), codes, 5))
         out = model(**inputs, labels=torch.from_numpy(codes[:5].astype(np.int64)))
         out.loss.backward()

@@ -165,24 +165,24 @@ def test_history_popularity_content_and_spelling_by_hand(family: str) -> None:
     def scored() -> torch.Tensor:
         return code_log_prob(model, request, codes)[0].exp()
 
-    model.copy_features[-1].bias.data = torch.tensor([1.0, 3.0]).log()
+    model.copies.features[-1].bias.data = torch.tensor([1.0, 3.0]).log()
     # every item has its equal share of 1, and the purchase (0, 1) adds 1 to code 0 and, below it, 3 to code 1
     torch.testing.assert_close(scored(), torch.tensor([[5 / 6, 1 / 8], [5 / 6, 7 / 8], [1 / 6, 1.0]]))
 
-    torch.nn.init.constant_(model.prior_gate.bias, 0.5)  # both priors with half their weight
+    torch.nn.init.constant_(model.sources.prior_gate.bias, 0.5)  # both priors with half their weight
     # exp(log(1 + 3)) = 4 to 1 below code 0, so 5 to 9 at the root, as shares of 1; the purchase adds 1 and 3
     torch.testing.assert_close(scored(), torch.tensor([[19 / 28, 1 / 5], [19 / 28, 4 / 5], [9 / 28, 1.0]]))
-    torch.nn.init.zeros_(model.prior_gate.bias)
+    torch.nn.init.zeros_(model.sources.prior_gate.bias)
 
-    assert model.content_query is not None
-    model.content_query.weight.data[:, 0] = torch.eye(CONTENT + TASTE)[0].repeat(2)  # of the first components
+    assert model.sources.content_query is not None
+    model.sources.content_query.weight.data[:, 0] = torch.eye(CONTENT + TASTE)[0].repeat(2)  # of the first components
     request["query_vector"] = torch.eye(CONTENT + 2 * TASTE)[:1]
     # 2 to 4 below code 0, so 6 to 6 at the root; the purchase adds 1 and 3
     torch.testing.assert_close(scored(), torch.tensor([[3 / 4, 1 / 12], [3 / 4, 11 / 12], [1 / 4, 1.0]]))
-    torch.nn.init.zeros_(model.content_query.weight)
+    torch.nn.init.zeros_(model.sources.content_query.weight)
 
-    assert model.spelling_gate is not None
-    model.spelling_gate.bias.data[::3] = np.log(16)  # the first power of each level
+    assert model.sources.spelling_gate is not None
+    model.sources.spelling_gate.bias.data[::3] = np.log(16)  # the first power of each level
     request |= {"terms": torch.tensor([[8, 9]]), "term_weights": torch.tensor([[0.25, 0.75]])}
     # the best items cover three quarters, the first item a third of that; the purchase adds 1 and 3
     third = 16 ** (1 / 3)

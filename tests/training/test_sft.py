@@ -69,6 +69,19 @@ def test_no_event_beside_or_after_those_to_learn_from_counts_as_before(
     assert not len(periods(corpus, split, 1.0)[1])
 
 
+@pytest.mark.parametrize("more", [{}, {"interest": 16, "generate": 0.1, "reconstruct": 0.1}], ids=["alone", "karma"])
+def test_bfloat16_learns_what_float32_learns(new_run: NewRun, more: dict[str, Any]) -> None:
+    """Items differ by sums over thousands of others, which bfloat16 could not tell apart."""
+    runs = [new_run(name) for name in ("exact", "short")]
+    for run, bf16 in zip(runs, (False, True), strict=True):
+        train(*parse(options(run, bf16=bf16, views=["queries", "long", "uid"], valid_requests=20, **more)))
+    exact, short = (np.array(list(curve(run).values())) for run in runs)
+    assert short[-1] < 0.8 * short[0]
+    np.testing.assert_allclose(short, exact, rtol=0.03)
+    weights = load_file(runs[1] / "models/sft/model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {np.dtype(np.float32)}
+
+
 def interrupted_at(step: int) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         assert total == 20
