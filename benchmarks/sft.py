@@ -47,6 +47,7 @@ from onesearch.context.prompt import PromptOptions, TextTokens
 from onesearch.context.relevance import RelevanceSpace
 from onesearch.corpus import Corpus, item_texts, make_split
 from onesearch.embed import load_text_encoder
+from onesearch.model.absorbed import absorbed
 from onesearch.model.backbone import find_backbone
 from onesearch.model.sid_tokens import add_sid_tokens
 from onesearch.readers.language import prompt_writer
@@ -165,7 +166,7 @@ class Bench:
             self.options.batch,
         )
         numbers = np.fromiter(self.mixture, np.int64)[: 4 * batch].reshape(-1, batch)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, absorbed(objective):
             for one in numbers:
                 objective(**collator(one))["loss"].backward()
         return counter.get_total_flops() / numbers.size

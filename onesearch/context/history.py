@@ -115,7 +115,7 @@ class HistorySelector:
         item = corpus.item[event]
         edges = np.searchsorted(row, np.arange(total + 1))
         bought = sparse.csr_matrix((np.ones(len(item), np.float32), item, edges), (total, len(self.taste)))
-        relevance = queries.cosine(row, self.texts, item)
+        relevance = queries.cosine(edges, self.texts, item)
         days = self.days(requests.time[row], event)
         count = self._nth[event] + np.float32(1)
         habit = 0.08 * np.log(count) - 0.02 * np.log1p(days)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 import Stemmer
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import HashingVectorizer
@@ -39,10 +40,6 @@ _STEMMER = Stemmer.Stemmer("english")
 
 HALF = 64
 """Dimensions of each half."""
-
-
-DENSE = 64
-"""One matrix product is faster than looking up pairs where it computes at most so many numbers for each."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,15 @@ class RelevantTexts:
         return trigrams, weights
 
     def cosine(
-        self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
+        self, edges: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
     ) -> NDArray[np.float32]:
-        """(P,) cosines of pairs of one of these texts and one of the others."""
-        if len(self.vectors) * len(others.vectors) <= DENSE * len(row):
-            return (self.vectors @ others.vectors.T)[row, other]
-        return np.einsum("pd,pd->p", self.vectors[row], others.vectors[other], dtype=np.float32)
+        """(P,) cosines of pairs of one of these texts and one of the others; text r's are `edges[r]:edges[r + 1]`."""
+        shape = len(self.vectors), len(others.vectors)
+        begin, place = (torch.from_numpy(one.astype(np.int64)) for one in (edges, other))
+        pairs = torch.sparse_csr_tensor(begin, place, torch.zeros(len(other)), size=shape, check_invariants=False)
+        vectors, known = torch.from_numpy(self.vectors), torch.from_numpy(others.vectors)
+        found: NDArray[np.float32] = torch.sparse.sampled_addmm(pairs, vectors, known.T, beta=0).values().numpy()
+        return found
 
     def covered(
         self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]

@@ -84,9 +84,10 @@ class Offers:
     def of_items(self, rows: NDArray[np.int64], items: NDArray[np.integer]) -> NDArray[np.float32]:
         """(Q, H, K) 1 where an item (Q, H) is on offer in its request's row (Q,); nothing in empty places, -1."""
         asked = rows[:, None] * self.items + items
-        place = np.searchsorted(self.key, asked)
-        there = (items >= 0) & (np.append(self.key, -1)[place] == asked)
-        bits = np.append(self.kind, np.uint8(0))[place] * there
+        if not len(self.key):
+            return np.zeros((*items.shape, len(self.kinds)), np.float32)
+        place = np.searchsorted(self.key, asked).clip(max=len(self.key) - 1)
+        bits = self.kind[place] * ((items >= 0) & (self.key[place] == asked))
         return ((bits[..., None] >> np.arange(len(self.kinds))) & 1).astype(np.float32)
 
 

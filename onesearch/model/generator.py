@@ -15,6 +15,7 @@ an interest head a last position is read for what the user wants next (`onesearc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,7 +282,8 @@ class Generator(PreTrainedModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits (B, K, C) of the children without and with the copy path, child nodes, and their codes; in float32,
         as they are sums over many items."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        device = hidden.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             plain, child, code = self._plain_logits(context, depth, hidden, nodes)
             if self.copies is None:
                 return plain, plain, child, code

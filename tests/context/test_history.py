@@ -67,8 +67,8 @@ def slow(corpus: Corpus, items: RelevantTexts, queries: RelevantTexts, event: in
             continue
         days = [max(now - corpus.time[e], 0) / (DAY if corpus.has_clock else 1) for e in chosen]
         lately, lastingly = (sum(0.5 ** (day / half_life) for day in days) for half_life in HALF_LIVES)
-        pair = np.array([event]), items, np.array([item])
-        relevance, coverage = float(queries.cosine(*pair)[0]), float(queries.covered(*pair)[0])
+        relevance = float(queries.vectors[event] @ items.vectors[item])
+        coverage = float(queries.covered(np.array([event]), items, np.array([item]))[0])
         features = {
             "relevance": relevance,
             "coverage": coverage,

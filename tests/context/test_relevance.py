@@ -23,7 +23,7 @@ def space(word_encoder: StaticEncoder) -> RelevanceSpace:
 
 def nearest(space: RelevanceSpace, query: str) -> str:
     every = np.arange(len(TEXTS))
-    cosine = space.encode([query]).cosine(np.zeros_like(every), space.encode(TEXTS), every)
+    cosine = space.encode([query]).cosine(np.array([0, len(every)]), space.encode(TEXTS), every)
     return TEXTS[int(cosine.argmax())]
 
 
