@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake in what the user gave. The command line prints it as one line and exits with 2.
@@ -19,6 +22,18 @@ class UserError(Exception):
         value = "" if self.value is None else f": {_shorten(self.value)}"
         remedy = "" if self.remedy is None else f" ({self.remedy})"
         return f"{place}{self.problem}{value}{remedy}"
+
+
+def unknown(problem: str, value: object, known: Iterable[str], place: object = None, more: str = "") -> UserError:
+    """The mistake of a name that does not exist, with the nearest of those that do, or all of them and `more`.
+
+    >>> print(unknown("unknown reward", "bougth", ["bought", "prefix"], "rewards"))
+    rewards: unknown reward: 'bougth' (did you mean 'bought'?)
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(value), names, 1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}{more}"
+    return UserError(problem, place=place, value=value, remedy=remedy)
 
 
 def _shorten(value: object, width: int = 120) -> str:

@@ -7,15 +7,14 @@ are touched.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from onesearch.files import read_yaml
 from onesearch.settings import Settings, check_value
 from quantizers.quantizer import CLASSES, Quantizer
@@ -81,7 +80,7 @@ def find_method(settings: Settings) -> Method:
     if settings.method in METHODS:
         return _resolve({"method": settings.method}, settings, "method")
     if Path(settings.method).suffix not in (".yaml", ".yml"):
-        raise _unknown("method", settings.method, METHODS, "method", ", or give a YAML file")
+        raise unknown("unknown method", settings.method, METHODS, "method", ", or give a YAML file")
     return _resolve(read_yaml(Path(settings.method)), settings, settings.method)
 
 
@@ -89,7 +88,7 @@ def _resolve(given: Mapping[str, Any], settings: Settings, place: str) -> Method
     """Settings, then the method's own, then what is given."""
     name = given.get("method")
     if not isinstance(name, str) or name not in METHODS:
-        raise _unknown("method", name, METHODS, f"{place}: method")
+        raise unknown("unknown method", name, METHODS, f"{place}: method")
     values = {**METHODS[name][1], **{key: value for key, value in given.items() if key != "method"}}
     own = _own_keys()
     taken = {key: kind for key, kind in get_type_hints(_class(name).__init__).items() if key != "return"}
@@ -99,7 +98,7 @@ def _resolve(given: Mapping[str, Any], settings: Settings, place: str) -> Method
         known.pop("views")
     for key, value in values.items():
         if key not in known:
-            raise _unknown(f"{name} has no such option", key, known, place)
+            raise unknown(f"{name} has no such option", key, known, place)
         check_value(value, known[key], f"{place}: {key}")
     shared: dict[str, Any] = {key: getattr(settings, key) for key in ("level_sizes", "seed") if key in taken}
     arguments = shared | {key: _plain(value) for key, value in values.items() if key in taken}
@@ -142,13 +141,6 @@ def _own_keys() -> dict[str, Any]:
     types = get_type_hints(Method)
     own = {field.name: types[field.name] for field in fields(Method) if field.name not in ("name", "arguments")}
     return {**own, "views": Literal["searches", "pictures"]}
-
-
-def _unknown(problem: str, value: object, known: Iterable[str], place: str, more: str = "") -> UserError:
-    near = difflib.get_close_matches(str(value), known, 1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}{more}"
-    problem = "unknown method" if problem == "method" else problem
-    return UserError(problem, place=place, value=value, remedy=remedy)
 
 
 def _plain(value: Any) -> Any:

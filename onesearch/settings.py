@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from onesearch.files import read_yaml, write_text
 
 
@@ -77,9 +76,7 @@ class Settings:
         types = get_type_hints(cls)
         for key, value in values.items():
             if key not in types:
-                near = difflib.get_close_matches(str(key), types, 1)
-                remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
-                raise UserError("unknown setting", place=place, value=key, remedy=remedy)
+                raise unknown("unknown setting", key, types, place)
             check_value(value, types[key], key if place is None else f"{place}: {key}")
         checked: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         return cls(**checked)

@@ -11,7 +11,6 @@ log and one place to resume from. The terms of the loss are in `training/objecti
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from onesearch.context.relevance import RelevanceSpace
 from onesearch.corpus import TRAIN, VALID, Corpus, item_texts, make_split, sample_requests
 from onesearch.corpus.split import late, target_kind
 from onesearch.embed import load_text_encoder
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from onesearch.files import read_json, write_json
 from onesearch.model.absorbed import absorbed
 from onesearch.model.backbone import Decoder, load_backbone, make_room
@@ -341,9 +340,7 @@ def _choice(value: str, kind: Any) -> Any:
     """
     known = get_args(kind)
     if value not in known:
-        near = difflib.get_close_matches(value, known, 1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise UserError("unknown value", place="language training", value=value, remedy=remedy)
+        raise unknown("unknown value", value, known, "language training")
     return value
 
 

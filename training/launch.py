@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from onesearch.files import read_json, read_yaml, write_json
 from onesearch.run import Run
 
@@ -89,9 +88,7 @@ def parse_options(kinds: tuple[type, ...], description: str | None, arguments: l
         known = {action.dest for action in parser._actions} | {"env"}
         for name in read_yaml(Path(path)):
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                remedy = f"did you mean {near[0]!r}?" if near else "see --help for all options"
-                raise UserError("unknown option", place=path, value=name, remedy=remedy)
+                raise unknown("unknown option", name, sorted(known), path)
     return tuple(parser.parse_args_and_config(given))
 
 

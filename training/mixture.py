@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from onesearch.ragged import Ragged
 from training.material import Example, Material
 from training.objective import IGNORED
@@ -52,9 +51,7 @@ def read_stages(given: object, place: str) -> tuple[Stage, ...]:
             raise UserError("a stage is a mapping", place=at, value=one, remedy=f"give {', '.join(KEYS)}")
         for key in one:
             if key not in KEYS:
-                near = difflib.get_close_matches(str(key), KEYS, 1)
-                remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}"
-                raise UserError("unknown key", place=at, value=key, remedy=remedy)
+                raise unknown("unknown key", key, KEYS, at)
         steps, tasks = one.get("steps"), one.get("tasks")
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise UserError("a stage needs steps, 1 or more", place=at, value=steps)

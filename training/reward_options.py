@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from training.lists import DRAWN
 from training.sft import SftArguments
 
@@ -90,4 +90,4 @@ class RewardTrainingArguments(SftArguments):
 
 def _known(place: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UserError("unknown name", place=place, value=value, remedy=f"known: {', '.join(known)}")
+        raise unknown("unknown name", value, known, place)

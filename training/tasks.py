@@ -7,7 +7,6 @@ tasks OneSearch-V2 (https://arxiv.org/abs/2603.24422); the wording of the prompt
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onesearch.corpus import Corpus
-from onesearch.errors import UserError
+from onesearch.errors import unknown
 from onesearch.ragged import Ragged
 from training.material import Example, Material
 
@@ -174,9 +173,7 @@ def find_task(name: object, place: object = None) -> Task:
     """
     if name in TASKS:
         return TASKS[str(name)]
-    near = difflib.get_close_matches(str(name), TASKS, 1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}"
-    raise UserError("unknown task", place=place, value=name, remedy=remedy)
+    raise unknown("unknown task", name, TASKS, place)
 
 
 def missing_columns(needed: Task, corpus: Corpus) -> list[str]:

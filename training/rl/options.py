@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Final, get_args
 
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from training.launch import ScriptArguments
 from training.rl import advantages, losses
 from training.rl.rollouts import DISTINCT, KINDS, LISTED
@@ -129,9 +128,7 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
     }
     for name, (value, values) in known.items():
         if value not in values:
-            near = difflib.get_close_matches(str(value), values, 1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(values)}"
-            raise UserError("unknown value", place=name, value=value, remedy=remedy)
+            raise unknown("unknown value", value, values, name)
     if options.group_weights == "chance" and options.rollout not in DISTINCT:
         problem, remedy = "independent draws are as frequent as they are likely already", "use even"
         raise UserError(problem, place="group_weights", value="chance", remedy=remedy)

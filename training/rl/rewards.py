@@ -22,7 +22,6 @@ Rewards add up by their weights.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import math
@@ -35,7 +34,7 @@ from numpy.typing import NDArray
 
 from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.schema import EVENT_KINDS
-from onesearch.errors import UserError
+from onesearch.errors import UserError, unknown
 from onesearch.reward import RewardModel
 from onesearch.reward.levels import category_prefixes, shared_category
 from onesearch.run import Run
@@ -142,9 +141,7 @@ def find_reward(name: str, known: Known) -> RewardFunction:
         except (ImportError, AttributeError) as error:
             raise UserError("no such reward", place="rewards", value=name, remedy=str(error)) from error
         return found
-    near = difflib.get_close_matches(name, REWARDS, 1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(REWARDS)}, or package.module:function"
-    raise UserError("no such reward", place="rewards", value=name, remedy=remedy)
+    raise unknown("no such reward", name, REWARDS, "rewards", more=", or package.module:function")
 
 
 @dataclass(frozen=True)
