@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,26 @@ class TrainingBatches:
         if self._told is not None:
             inputs["told"] = self._told(chosen)
         return inputs | {"labels": torch.from_numpy(self.builder.codes[requests.target])}
+
+
+class OneAhead(Iterator[Any]):
+    """The batches of an iterator; while one is learnt from, the next is made in a thread.
+
+    Unlike the worker processes of a data loader it needs no copy of the log's arrays, and no fork.
+    """
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.batches = batches
+        self._thread = ThreadPoolExecutor(1, "batches")
+        self._next = self._thread.submit(next, batches, None)
+
+    def __next__(self) -> Any:
+        batch = self._next.result()
+        if batch is None:
+            self._thread.shutdown(wait=False)
+            raise StopIteration
+        self._next = self._thread.submit(next, self.batches, None)
+        return batch
 
 
 class SimilarLengths(Sampler[int]):

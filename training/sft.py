@@ -41,7 +41,7 @@ from onesearch.retriever import Retriever
 from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training import language, modes
-from training.batches import Events, SimilarLengths, TrainingBatches
+from training.batches import Events, OneAhead, SimilarLengths, TrainingBatches
 from training.karma import Told, check_weights
 from training.launch import (
     UNNAMED,
@@ -140,12 +140,19 @@ class SftTrainer(Guarded):
     def __init__(self, *arguments: Any, batches: TrainingBatches, **options: Any) -> None:
         super().__init__(*arguments, data_collator=batches, **options)
         self._batches = batches
+        self._ahead: OneAhead | None = None
         self._terms: dict[str, list[torch.Tensor]] = {}
 
     def train(self, *arguments: Any, **options: Any) -> Any:
         """As the library's; the decoder attends to the request in the way that is less work."""
         with absorbed(self.model):
             return super().train(*arguments, **options)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As the library's, one batch ahead."""
+        if self._ahead is None or self._ahead.batches is not epoch_iterator:
+            self._ahead = OneAhead(epoch_iterator)
+        return super().get_batch_samples(self._ahead, num_batches, device)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **options: Any) -> Any:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **options)

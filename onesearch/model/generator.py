@@ -327,14 +327,40 @@ class Generator(PreTrainedModel):
             following = following & (context.slot_codes[:, None, :, depth] == codes[..., depth, None])
             nodes = target
 
-    def forward(self, labels: Tensor, told: Mapping[str, Tensor] | None = None, **request: Any) -> GeneratorOutput:
+    def forward(
+        self,
+        query_ids: Tensor,
+        query_mask: Tensor,
+        slot_codes: Tensor,
+        slot_features: Tensor,
+        slot_coverage: Tensor,
+        query_vector: Tensor,
+        terms: Tensor,
+        term_weights: Tensor,
+        snapshot: Tensor,
+        labels: Tensor,
+        offer_row: Tensor | None = None,
+        views: Mapping[str, Tensor] | None = None,
+        told: Mapping[str, Tensor] | None = None,
+    ) -> GeneratorOutput:
         """Teacher-forced log-likelihood of the items with semantic IDs `labels` (B, L), and the training loss.
 
         Args:
             told: what KARMA's losses ask of the items, by name (`karma_losses`); without it they are left out.
-            request: what `read` takes.
         """
-        context = self.read(**request)
+        context = self.read(
+            query_ids,
+            query_mask,
+            slot_codes,
+            slot_features,
+            slot_coverage,
+            query_vector,
+            terms,
+            term_weights,
+            snapshot,
+            offer_row,
+            views,
+        )
         hidden = self.hidden(context, labels[:, None, :-1])
         full, plain = [], []
         for choice in self.choices(context, labels[:, None], hidden, self.copies is not None):

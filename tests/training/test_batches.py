@@ -1,5 +1,8 @@
 """Training batches: the same requests as everywhere else, and the same batches however many processes there are."""
 
+from collections.abc import Iterator
+from threading import Event, current_thread, main_thread
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,9 @@ from torch.utils.data import BatchSampler
 from onesearch.context.batch import ContextBuilder
 from onesearch.corpus import Corpus, Requests, make_split
 from onesearch.embed.static import StaticEncoder
+from onesearch.errors import UserError
 from training import batches as batches_module
-from training.batches import MEGABATCH, Events, SimilarLengths, TrainingBatches
+from training.batches import MEGABATCH, Events, OneAhead, SimilarLengths, TrainingBatches
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -93,3 +97,32 @@ def test_a_batch_holds_the_inputs_of_its_requests_and_their_semantic_ids(
     for name, tensor in expected.items():
         torch.testing.assert_close(batch[name], tensor, atol=1e-5, rtol=1e-5)
     np.testing.assert_array_equal(batches.lengths(np.array(chosen)), expected["query_mask"].sum(1).clamp(min=1))
+
+
+def test_the_next_batch_is_made_while_one_is_learnt_from() -> None:
+    made, wanted = [], Event()
+
+    def batches() -> Iterator[int]:
+        for number in range(3):
+            made.append((number, current_thread() is main_thread()))
+            if number == 1:
+                wanted.set()
+            yield number
+
+    ahead = OneAhead(batches())
+    assert next(ahead) == 0
+    assert wanted.wait(10)  # nobody has asked for it
+    assert list(ahead) == [1, 2]
+    assert next(ahead, None) is None
+    assert made == [(number, False) for number in range(3)]
+
+
+def test_a_mistake_in_a_batch_is_told_where_the_batch_is_asked_for() -> None:
+    def batches() -> Iterator[int]:
+        yield 0
+        raise UserError("no such event")
+
+    ahead = OneAhead(batches())
+    assert next(ahead) == 0
+    with pytest.raises(UserError, match="no such event"):
+        next(ahead)
