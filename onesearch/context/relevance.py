@@ -27,6 +27,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
+from onesearch.dots import dots_of_pairs
 from onesearch.embed import TextEncoder
 from onesearch.files import atomic_path
 
@@ -81,12 +82,10 @@ class RelevantTexts:
         self, edges: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]
     ) -> NDArray[np.float32]:
         """(P,) cosines of pairs of one of these texts and one of the others; text r's are `edges[r]:edges[r + 1]`."""
-        shape = len(self.vectors), len(others.vectors)
         begin, place = (torch.from_numpy(one.astype(np.int64)) for one in (edges, other))
-        pairs = torch.sparse_csr_tensor(begin, place, torch.zeros(len(other)), size=shape, check_invariants=False)
-        vectors, known = torch.from_numpy(self.vectors), torch.from_numpy(others.vectors)
-        found: NDArray[np.float32] = torch.sparse.sampled_addmm(pairs, vectors, known.T, beta=0).values().numpy()
-        return found
+        found = dots_of_pairs(torch.from_numpy(self.vectors), torch.from_numpy(others.vectors), begin, place)
+        cosines: NDArray[np.float32] = found.numpy()
+        return cosines
 
     def covered(
         self, row: NDArray[np.integer], others: RelevantTexts, other: NDArray[np.integer]

@@ -241,24 +241,39 @@ class Generator(PreTrainedModel):
         Returns:
             (B, K, l + 1, D) float32: the state after the first 0..l codes.
         """
-        embed = self.backbone.get_input_embeddings()
         batch, beams, length = codes.shape
         begin = torch.full((batch, beams, 1), self.config.begin_token, device=codes.device)
         tokens = (torch.cat([begin, self._tokens(codes)], -1) if length else begin).view(batch * beams, length + 1)
-        # A mask that is given is not asked whether it is needed: a graphics processor would have to answer.
         causal = torch.ones(1, 1, length + 1, length + 1, dtype=torch.bool, device=codes.device).tril()
-        # A fresh self-attention cache: prefixes are a few codes, shorter than the bookkeeping of a beam's past.
-        cache = EncoderDecoderCache(DynamicCache(), context.cache.cross_attention_cache)
+        return self._decoded(context, tokens, causal, DynamicCache()).view(batch, beams, length + 1, -1)
+
+    def step(self, context: Context, past: DynamicCache, depth: int, code: Tensor | None = None) -> Tensor:
+        """(B, K, D) float32 decoder states after one more code of K prefixes a request.
+
+        Args:
+            past: what the decoder's self-attention keeps of the codes before, (B * K) rows; the new code is added.
+            code: (B, K) codes of level `depth`; None begins with the empty prefix.
+        """
+        if code is None:
+            token = torch.full((context.batch, 1), self.config.begin_token, device=context.states.device)
+        else:
+            token = code + self.level_start[depth]
+        seen = torch.ones(1, 1, 1, past.get_seq_length() + 1, dtype=torch.bool, device=token.device)
+        return self._decoded(context, token.view(-1, 1), seen, past).view(*token.shape, -1)
+
+    def _decoded(self, context: Context, tokens: Tensor, mask: Tensor, past: DynamicCache) -> Tensor:
+        """(B * K, T, D) float32 states at tokens (B * K, T) that follow `past`, which they are added to."""
+        cache = EncoderDecoderCache(past, context.cache.cross_attention_cache)
         cache.is_updated = context.cache.is_updated
         out = self.backbone.get_decoder()(
-            inputs_embeds=embed(tokens),
-            attention_mask=causal,
+            inputs_embeds=self.backbone.get_input_embeddings()(tokens),
+            attention_mask=mask,  # one that is given is not asked whether it is needed: a GPU would have to answer
             encoder_hidden_states=context.states,
             encoder_attention_mask=context.mask,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        return out.view(batch, beams, length + 1, -1).float()
+        return out.float()
 
     # scoring
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from onesearch.dots import dots_of_pairs
 from onesearch.model.ahead import look_ahead, powers
 from onesearch.model.context import Context
 from onesearch.model.generator_config import GeneratorConfig
@@ -118,8 +119,7 @@ class Sources(nn.Module):
         request = row // child.shape[1]
         added = torch.zeros(len(node), dtype=gates.content.dtype, device=node.device)
         if gates.content.shape[1]:
-            content = context.catalogue.content[depth][node]
-            added = added + torch.linalg.vecdot(gates.content.index_select(0, row), content)
+            added = added + _dots(gates.content, row, context.catalogue.content[depth], node)
         if gates.spelling.shape[1]:
             covered = context.catalogue.covered(depth, node, context.terms[request], context.term_weights[request])
             powered = torch.stack(powers(covered, SPELLING_POWERS), -1)
@@ -131,3 +131,11 @@ class Sources(nn.Module):
             share = context.catalogue.offered[depth].of_nodes(context.offer_row[request], node)
             added = added + torch.linalg.vecdot(gates.offer.index_select(0, row), share)
         return added
+
+
+def _dots(wanted: Tensor, row: Tensor, content: Tensor, node: Tensor) -> Tensor:
+    """(n,) of the rows (n,), ascending, of wanted (R, V) and the nodes (n,) of content (M, V)."""
+    if torch.is_grad_enabled() or row.device.type != "cpu":
+        return torch.linalg.vecdot(wanted.index_select(0, row), content[node])
+    edges = F.pad(torch.bincount(row, minlength=len(wanted)).cumsum(0), (1, 0))
+    return dots_of_pairs(wanted, content, edges, node)

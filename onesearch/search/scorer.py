@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from onesearch.model.context import Context
 from onesearch.model.generator import Generator
@@ -49,9 +50,15 @@ class Scorer(Protocol[State]):
 
 @dataclass(frozen=True)
 class Followed:
-    """State of a `GeneratorScorer`: codes (B, K, d) so far, and which history slots (B, K, H) begin with them."""
+    """State of a `GeneratorScorer`.
 
-    codes: Tensor
+    Attributes:
+        hidden: (B, K, D) decoder states after the prefixes. past: what its self-attention keeps of them.
+        following: (B, K, H) which history slots begin with them.
+    """
+
+    hidden: Tensor
+    past: DynamicCache
     following: Tensor
 
 
@@ -75,21 +82,21 @@ class GeneratorScorer:
         return Wanted(self.context.interest.detach())
 
     def begin(self) -> Followed:
-        return Followed(
-            codes=torch.zeros(self.batch, 1, 0, dtype=torch.int64, device=self.device),
-            following=(self.context.slot_codes[..., 0] >= 0)[:, None],
-        )
+        past = DynamicCache()
+        hidden = self.model.step(self.context, past, 0)
+        return Followed(hidden, past, (self.context.slot_codes[..., 0] >= 0)[:, None])
 
     def next_codes(self, state: Followed, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden = self.model.hidden(self.context, state.codes)[:, :, -1]
-        return self.model.next_codes(self.context, depth, hidden, nodes, state.following)
+        return self.model.next_codes(self.context, depth, state.hidden, nodes, state.following)
 
     def advance(self, state: Followed, depth: int, parent: Tensor, code: Tensor) -> Followed:
         continued = self.context.slot_codes[:, None, :, depth] == code.unsqueeze(-1)
-        return Followed(
-            codes=torch.cat([rows(state.codes, parent), code.unsqueeze(-1)], -1),
-            following=rows(state.following, parent) & continued,
-        )
+        row = (parent + torch.arange(self.batch, device=self.device).unsqueeze(1) * state.hidden.shape[1]).flatten()
+        past = DynamicCache()
+        for number, layer in enumerate(state.past.layers):
+            past.update(layer.keys.index_select(0, row), layer.values.index_select(0, row), number)
+        hidden = self.model.step(self.context, past, depth, code)
+        return Followed(hidden, past, rows(state.following, parent) & continued)
 
 
 class LanguageScorer:
