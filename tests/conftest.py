@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from made_up import BRANDS, KINDS, SIZES, TINY, write_shop, write_yaml
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is on a hub, and not to find it takes half a minute
+
 
 def pytest_configure() -> None:
     """Beside other test processes PyTorch works with one thread."""
