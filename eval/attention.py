@@ -42,6 +42,7 @@ from eval.metrics import Bootstrap
 from onesearch.corpus import TRAIN, VALID, Corpus, Requests, make_split, sample_requests
 from onesearch.errors import UserError
 from onesearch.files import write_json, write_text
+from onesearch.model.attention import attention_weights
 from onesearch.model.context import Context
 from onesearch.readers import load_reader
 from onesearch.readers.generator import GeneratorReader
@@ -124,12 +125,7 @@ def recording(encoder: nn.Module) -> Iterator[list[Tensor]]:
         scaling: float | None = None,
         **_: Any,
     ) -> tuple[Tensor, Tensor]:
-        score = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if attention_mask is not None and attention_mask.dtype == torch.bool:
-            score = score.masked_fill(~attention_mask, -torch.inf)
-        elif attention_mask is not None:
-            score = score + attention_mask
-        weight = score.softmax(-1)
+        weight = attention_weights(query, key, attention_mask, scaling)
         found.append(weight)
         return (weight @ value).transpose(1, 2), weight
 

@@ -24,15 +24,18 @@ class UserError(Exception):
         return f"{place}{self.problem}{value}{remedy}"
 
 
-def unknown(problem: str, value: object, known: Iterable[str], place: object = None, more: str = "") -> UserError:
-    """The mistake of a name that does not exist, with the nearest of those that do, or all of them and `more`.
+def unknown(
+    problem: str, value: object, known: Iterable[str], place: object = None, otherwise: str | None = None
+) -> UserError:
+    """The mistake of a name that does not exist, with the nearest of those that do; without one, all of them or
+    `otherwise`.
 
     >>> print(unknown("unknown reward", "bougth", ["bought", "prefix"], "rewards"))
     rewards: unknown reward: 'bougth' (did you mean 'bought'?)
     """
     names = list(known)
     near = difflib.get_close_matches(str(value), names, 1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}{more}"
+    remedy = f"did you mean {near[0]!r}?" if near else otherwise or f"known: {', '.join(names)}"
     return UserError(problem, place=place, value=value, remedy=remedy)
 
 

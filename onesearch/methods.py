@@ -80,7 +80,9 @@ def find_method(settings: Settings) -> Method:
     if settings.method in METHODS:
         return _resolve({"method": settings.method}, settings, "method")
     if Path(settings.method).suffix not in (".yaml", ".yml"):
-        raise unknown("unknown method", settings.method, METHODS, "method", ", or give a YAML file")
+        raise unknown(
+            "unknown method", settings.method, METHODS, "method", f"known: {', '.join(METHODS)}, or give a YAML file"
+        )
     return _resolve(read_yaml(Path(settings.method)), settings, settings.method)
 
 

@@ -88,7 +88,7 @@ def parse_options(kinds: tuple[type, ...], description: str | None, arguments: l
         known = {action.dest for action in parser._actions} | {"env"}
         for name in read_yaml(Path(path)):
             if name not in known:
-                raise unknown("unknown option", name, sorted(known), path)
+                raise unknown("unknown option", name, known, path, otherwise="see --help for all options")
     return tuple(parser.parse_args_and_config(given))
 
 

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
+
+from onesearch.model.attention import masked
 
 NAME: Final = "absorbed"
 CROSS: Final = ("encoder_attn", "EncDecAttention", "crossattention.self")
@@ -47,7 +48,7 @@ def absorbed(model: nn.Module) -> Iterator[int]:
         module.config = copy.copy(config)  # of this layer alone
         module.config._attn_implementation = NAME
         for projection in pair:
-            projection.forward = _unprojected  # type: ignore[assignment]
+            projection.forward = _unprojected  # type: ignore[assignment]  # of this instance, until the end
     try:
         yield len(changed)
     finally:
@@ -59,10 +60,9 @@ def absorbed(model: nn.Module) -> Iterator[int]:
 
 def _projections(attention: nn.Module) -> tuple[nn.Linear, nn.Linear] | None:
     for names in PROJECTIONS:
-        found = [getattr(attention, name, None) for name in names]
-        if all(type(one) is nn.Linear for one in found):
-            key, value = found
-            return key, value  # type: ignore[return-value]
+        key, value = (getattr(attention, name, None) for name in names)
+        if type(key) is nn.Linear and type(value) is nn.Linear:
+            return key, value
     return None
 
 
@@ -105,12 +105,7 @@ def absorbed_attention(
     if pair[0].bias is not None:  # the softmax drops it, but gradients are expected of every weight
         score = score + query @ pair[0].bias.view(heads, width, 1)
     score = score * scale
-    if attention_mask is not None:
-        if attention_mask.dtype.is_floating_point:
-            score = score + attention_mask
-        else:
-            score = score.masked_fill(~attention_mask, torch.finfo(score.dtype).min)
-    weight = F.dropout(score.softmax(-1), dropout)
+    weight = F.dropout(masked(score, attention_mask).softmax(-1), dropout)
     read = (weight.flatten(1, 2).to(states.dtype) @ states).unflatten(1, (heads, length))
     out = (read.transpose(0, 1).flatten(1, 2) @ of_value.mT).unflatten(1, (batch, length)).permute(1, 2, 0, 3)
     if pair[1].bias is not None:

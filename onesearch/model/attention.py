@@ -138,14 +138,22 @@ def _slow_backwards(query: Tensor) -> bool:
 def _written_out(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
 ) -> Tensor:
-    """(B, T, heads, d) of queries (B, heads, T, d); a mask says what is seen, or is added to the scores."""
-    score = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if mask is not None and mask.dtype == torch.bool:
-        score = score.masked_fill(~mask, torch.finfo(score.dtype).min)
-    elif mask is not None:
-        score = score + mask
-    weight = torch.nn.functional.dropout(score.softmax(-1), dropout)
+    """(B, T, heads, d) of queries (B, heads, T, d)."""
+    weight = torch.nn.functional.dropout(attention_weights(query, key, mask, scaling), dropout)
     return (weight.to(value.dtype) @ value).transpose(1, 2)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """(B, heads, T, S) what queries (B, heads, T, d) take of keys (B, heads, S, d)."""
+    score = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return masked(score, mask).softmax(-1)
+
+
+def masked(score: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores without what is not seen: where a mask is False, or what it adds to them."""
+    if mask is None:
+        return score
+    return score.masked_fill(~mask, torch.finfo(score.dtype).min) if mask.dtype == torch.bool else score + mask
 
 
 def _attend_shared(

@@ -141,7 +141,9 @@ def find_reward(name: str, known: Known) -> RewardFunction:
         except (ImportError, AttributeError) as error:
             raise UserError("no such reward", place="rewards", value=name, remedy=str(error)) from error
         return found
-    raise unknown("no such reward", name, REWARDS, "rewards", more=", or package.module:function")
+    raise unknown(
+        "no such reward", name, REWARDS, "rewards", f"known: {', '.join(REWARDS)}, or package.module:function"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from onesearch.errors import UserError, unknown
+from onesearch.errors import UserError
 
 VIEWS: Final = ("uid", "queries", "long", "profile", "time", "place", "device")
 HISTORIES: Final = ("relevant", "recent", "none")
@@ -54,4 +55,6 @@ class ViewSettings:
 def _known(place: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise unknown("unknown name", name, known, place)
+            near = difflib.get_close_matches(name, known, 1)
+            remedy = f"known: {', '.join(known)}" + (f"; did you mean {near[0]!r}?" if near else "")
+            raise UserError("unknown name", place=place, value=name, remedy=remedy)

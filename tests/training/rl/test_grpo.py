@@ -299,6 +299,15 @@ def test_language_models_are_aligned_too(
     assert len(answer.hits) == 3 and answer.mass is None
 
 
+@pytest.mark.parametrize("rollout", ["distinct", "list"])
+def test_ratios_are_exact_in_bfloat16_too(new_run: Callable[[str], Path], rollout: str) -> None:
+    run = new_run("run")
+    more = {"rollout": rollout, "list_length": 4, "beta": 0.01, "max_steps": 3, "eval_strategy": "no"}
+    grpo.train(*grpo.parse(options(run, bf16=True, save_strategy="no", **more)))
+    assert list(curve(run, "ratio").values()) == pytest.approx([1.0] * 3, abs=1e-4)
+    assert curve(run, "kl")[1] == pytest.approx(0, abs=1e-4)
+
+
 def test_imitation_alone_needs_no_rollout(new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same steps as those of rollouts that earn nothing."""
     steps = {"max_steps": 4, "eval_strategy": "no", "save_strategy": "no", "sft": 1.0}
