@@ -262,10 +262,8 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(progress))
 
-    if trainer.is_fsdp_enabled and (options.fgm or options.tuning != "full"):
-        name = "fgm" if options.fgm else "tuning"
-        remedy = "use --multi_gpu, or tuning: full and fgm: 0"
-        raise UserError("not with FSDP", place=name, value=getattr(options, name), remedy=remedy)
+    if trainer.is_fsdp_enabled:
+        check_sharded(options, objective, trainer.accelerator.state.fsdp_plugin.cpu_ram_efficient_loading)
 
     def searched(prefix: str, model: PreTrainedModel) -> dict[str, float]:
         requests = sample_requests(corpus, split, VALID, options.valid_searches, args.seed)
@@ -298,6 +296,23 @@ def train(options: LanguageArguments, args: StagedArguments, progress: Progress 
         write_json(target / "log_history.json", [*first, *trainer.state.log_history])
         untrained.unlink(missing_ok=True)
         clear_checkpoints(checkpoints)
+
+
+def check_sharded(options: LanguageArguments, objective: Objective, load_once: bool) -> None:
+    """Whether a model can be trained with a part of its weights in each process (FSDP).
+
+    Args:
+        load_once: accelerate sends the weights from the first process to the others.
+    """
+    refused = {"fgm": options.fgm != 0, "tuning": options.tuning != "full", "teacher": objective.terms.averaged}
+    for name in (name for name, asked in refused.items() if asked):
+        remedy = "use --multi_gpu; or tuning: full, fgm: 0 and no averaged teacher"
+        raise UserError("not with FSDP", place=name, value=getattr(options, name), remedy=remedy)
+    whole = objective.state_dict().keys() - dict(objective.named_parameters(remove_duplicate=False)).keys()
+    if load_once and whole:
+        problem = f"accelerate cannot send {sorted(whole)[0]}, which is no weight, to the other processes"
+        option = "--fsdp_cpu_ram_efficient_loading"
+        raise UserError(problem, place=option, value="true", remedy=f"launch with {option} false")
 
 
 def targets_of(corpus: Corpus, split: Any, options: LanguageArguments) -> Any:

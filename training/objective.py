@@ -44,6 +44,11 @@ class Terms:
     r_drop: float = 0.0
     fgm: float = 0.0
 
+    @property
+    def averaged(self) -> bool:
+        """Whether there is a teacher whose weights are averages."""
+        return bool(self.distillation) and self.teacher == "average"
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -85,7 +90,7 @@ class Objective(nn.Module):
         self.config = core.config
         self._output = [OutputLayer(core, self._rows)]
         self._average: dict[str, str] = {}
-        if terms.distillation and terms.teacher == "average":
+        if terms.averaged:
             for number, (name, weight) in enumerate(self._learnt()):
                 self._average[name] = f"average_{number}"
                 self.register_buffer(f"average_{number}", weight.detach().clone())
@@ -148,6 +153,10 @@ class Objective(nn.Module):
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Asked by the Trainer."""
         self.model.activation_checkpointing_enable(**options)
+
+    def tie_weights(self) -> None:
+        """Asked by accelerate after it made the weights anew; without it FSDP unties the output layer."""
+        self.core.tie_weights()
 
     def _learnt(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)

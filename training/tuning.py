@@ -47,11 +47,13 @@ def tuned(
 
 
 def gathered(objective: Any) -> dict[str, Any]:
-    """The whole weights of the model in an `Objective` that FSDP has split; every process must take part, and the first
-    gets them."""
+    """The whole weights of the model in an `Objective` that FSDP has split, tied ones once; every process must take
+    part, and the first gets them."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(objective, options=options)
-    return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    again = dict(objective.named_parameters(remove_duplicate=False)).keys() - dict(objective.named_parameters()).keys()
+    names = [name for name in state if name.startswith("model.") and name not in again]
+    return {name.removeprefix("model."): state[name] for name in names}
 
 
 def merged(model: Any) -> PreTrainedModel:

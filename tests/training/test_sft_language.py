@@ -24,10 +24,12 @@ from typer.testing import CliRunner
 from onesearch.cli import app
 from onesearch.errors import UserError
 from onesearch.files import read_json
+from onesearch.model.backbone import load_backbone
 from onesearch.run import Run
 from training import language, sft
 from training.language import parse, train
 from training.launch import enough_memory
+from training.objective import Objective
 
 ROOT = Path(__file__).parents[2]
 NewRun = Callable[[str], Path]
@@ -214,12 +216,20 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
         np.testing.assert_allclose(other[name], weight, atol=1e-5)
 
 
-def launched(run: Path, arguments: list[str], processes: int, *extra: str) -> subprocess.Popen[str]:
-    command = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", *extra]
-    command += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 and not extra else []
+DDP = ["--multi_gpu"]
+FSDP = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
+FSDP += ["--fsdp_state_dict_type", "FULL_STATE_DICT", "--fsdp_transformer_layer_cls_to_wrap"]
+LOADED_BY_ALL = ["--fsdp_cpu_ram_efficient_loading", "false"]
+
+
+def launched(arguments: list[str], many: list[str] | None = None) -> subprocess.Popen[str]:
+    """Start a training in one process, or in two with these options."""
+    command = ["-m", "accelerate.commands.launch", "--num_processes", "2" if many else "1", "--num_machines", "1"]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [*many, "--main_process_port", "0"] if many else []
+    script = "tests/training/sharded_on_cpu.py" if many and "--use_fsdp" in many else "training/sft.py"
     return subprocess.Popen(
-        [sys.executable, *command, "training/sft.py", *arguments],
+        [sys.executable, *command, script, *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -234,20 +244,55 @@ def finished(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(new_run: NewRun, backbones: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "many"),
+    [
+        ("bart", DDP),
+        ("bart", [*FSDP, "BartEncoderLayer,BartDecoderLayer", *LOADED_BY_ALL]),
+        ("qwen3", [*FSDP, "Qwen3DecoderLayer"]),
+    ],
+    ids=["bart ddp", "bart fsdp", "qwen3 fsdp"],
+)
+def test_two_processes_learn_what_one_learns(
+    family: str, many: list[str], new_run: NewRun, backbones: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Each with all weights (DDP) or a part of them (FSDP, as on GPUs)."""
     stages = [
         {"name": "alignment", "steps": 3, "tasks": {"item-text-to-sid": 1, "item-sid-to-text": 1}},
         {"name": "personalised", "steps": 5, "tasks": {"personalised": 1}},
     ]
     more = {"stages": stages, "history": "recent", "dropout": 0.0, "valid_searches": 0, "eval_steps": 8}
-    curves = {}
+    curves, weights = {}, {}
     for processes in (1, 2):
         run = new_run(f"with_{processes}")
         sizes = {"per_device_train_batch_size": 16 // processes, "per_device_eval_batch_size": 40 // processes}
-        finished(launched(run, config(tmp_path, run, backbones("bart"), **more, **sizes), processes))
+        arguments = config(tmp_path, run, backbones(family), **more, **sizes)
+        finished(launched(arguments, many if processes > 1 else None))
         curves[processes] = curve(run) | {-1: curve(run, "eval_loss")[8]}
+        weights[processes] = load_file(run / "models/language/backbone/model.safetensors")
     assert len(curves[1]) == 9
     assert curves[2] == pytest.approx(curves[1], rel=1e-3)
+    assert weights[1].keys() == weights[2].keys()
+    for name, weight in weights[1].items():
+        np.testing.assert_allclose(weights[2][name], weight, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"fgm": 0.6}, r"fgm: not with FSDP: 0.6 .*--multi_gpu"),
+        ({"tuning": "lora"}, r"tuning: not with FSDP"),
+        ({"distillation": 0.1, "teacher": "average"}, r"teacher: not with FSDP"),
+        ({}, r"cannot send model.final_logits_bias.*launch with --fsdp_cpu_ram_efficient_loading false"),
+    ],
+)
+def test_what_cannot_be_trained_in_shares_is_said_before_it_begins(
+    more: dict[str, Any], message: str, backbones: Callable[[str], Path]
+) -> None:
+    options = language.LanguageArguments(**more)
+    objective = Objective(load_backbone(str(backbones("bart")))[0], [], [], language._terms(options))
+    with pytest.raises(UserError, match=message):
+        language.check_sharded(options, objective, load_once=True)
 
 
 @pytest.mark.slow
@@ -269,7 +314,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(
             short = {"max_steps": 40, "save_steps": 5, "eval_steps": 100, "logging_steps": 1}
             path.write_text(yaml.safe_dump({**GENERATOR, "run": str(run), **short}), encoding="utf-8")
             arguments, weights = ["--config", str(path)], "models/sft/model.safetensors"
-        process = launched(run, arguments, 1)
+        process = launched(arguments)
         if name == "killed":
             deadline = time.monotonic() + 120
             while not list(run.glob("models/*/checkpoint-*/trainer_state.json")):
@@ -280,7 +325,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(
                 os.kill(one, signal.SIGKILL)
             process.communicate()
             assert not (run / weights).exists(), "it was killed before its end"
-            process = launched(run, arguments, 1)
+            process = launched(arguments)
         finished(process)
         found[name] = load_file(run / weights)
     for name, weight in found["whole"].items():
