@@ -85,7 +85,8 @@ def prepare_training(run: Run, options: Mapping[str, Any], config: str | None = 
     base = {} if config is None else read_yaml(Path(config))
     told = {**base, **options, "run": str(run.folder), "stage": "sft"}
     write_text(file, yaml.safe_dump(told, sort_keys=False))
-    return partial(training_of(["--config", str(file)]), _tell)
+    train, options, args = training_of(["--config", str(file)])
+    return partial(train, options, args, _tell)
 
 
 def _tell(done: int, total: int) -> None:

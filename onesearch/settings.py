@@ -44,6 +44,8 @@ class Settings:
         sft: YAML of the supervised training; None for the defaults of the script.
         reinforce: whether the generator is then aligned with rewards, into a model of its own (`training/grpo.py`).
         grpo: YAML of that; None for the defaults of the script.
+        processes: of a training without a GPU, each with a part of every batch; what is learnt is the same but for
+            rounding.
     """
 
     source: str = "completejourney"
@@ -65,6 +67,7 @@ class Settings:
     sft: str | None = None
     reinforce: bool = True
     grpo: str | None = None
+    processes: int = 2
 
     @classmethod
     def of(cls, values: Mapping[str, Any], place: object = None) -> Settings:
@@ -78,6 +81,8 @@ class Settings:
             if key not in types:
                 raise unknown("unknown setting", key, types, place)
             check_value(value, types[key], key if place is None else f"{place}: {key}")
+            if key == "processes" and value < 1:
+                raise UserError("wrong type or value", place=place or key, value=value, remedy="use 1 or more")
         checked: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         return cls(**checked)
 

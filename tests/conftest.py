@@ -51,6 +51,7 @@ def quantized_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         test_requests=40,
         sft=str(write_yaml(base / "sft.yaml", TINY)),
         reinforce=False,
+        processes=1,
     )
     run = Run.create(base / "run", settings)
     for name in ("prepare", "embed", "quantize"):

@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import transformers
 from numpy.typing import NDArray
 
 from onesearch.corpus import TRAIN, Corpus, make_split
@@ -35,6 +34,7 @@ from onesearch.errors import UserError
 from onesearch.run import Run
 from training.karma import Told
 from training.launch import Progress, parse_options, run_script
+from training.processes import train_together
 from training.rl.logged import LoggedLists
 from training.rl.options import LOG, GrpoArguments, PolicyArguments, check
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
@@ -96,14 +96,14 @@ def read_events(path: Path) -> NDArray[np.int64]:
 
 def train_run(run: Run, progress: Progress) -> None:
     """The alignment step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
-    transformers.utils.logging.disable_progress_bar()
     config = [] if run.settings.grpo is None else ["--config", run.settings.grpo]
-    options, args = parse([*config, "--run", str(run.folder), "--seed", str(run.settings.seed)])
+    arguments = [*config, "--run", str(run.folder), "--seed", str(run.settings.seed)]
+    options, args = parse(arguments)
     corpus = Corpus.load(run.folder / "corpus")
     events, _ = periods(corpus, make_split(corpus, run.settings.split), options.recent)
     if 0 < len(events) < args.per_device_train_batch_size:  # a small log
-        args.per_device_train_batch_size = len(events)
-    train(options, args, progress)
+        arguments += ["--per_device_train_batch_size", str(len(events))]
+    train_together("grpo", arguments, run.settings.processes, progress)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PolicyArguments, GrpoArguments]:

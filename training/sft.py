@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,7 @@ from training.launch import (
     parse_options,
     run_script,
 )
+from training.processes import train_together
 from training.validation import interest_validation, validation
 
 log = logging.getLogger(__name__)
@@ -320,20 +320,21 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
 
 def train_run(run: Run, progress: Progress) -> None:
     """The training step of a run: the YAML that its settings name, or the defaults, with the run's seed."""
-    transformers.utils.logging.disable_progress_bar()
     config = [] if run.settings.sft is None else ["--config", run.settings.sft]
-    training_of([*config, "--run", str(run.folder), "--stage", "sft", "--seed", str(run.settings.seed)])(progress)
+    arguments = [*config, "--run", str(run.folder), "--stage", "sft", "--seed", str(run.settings.seed)]
+    train_together("sft", arguments, run.settings.processes, progress)
 
 
-def training_of(arguments: list[str]) -> Callable[[Progress | None], None]:
-    """The training that these arguments describe, of a generator or with `model: language` of a language model.
+def training_of(arguments: list[str]) -> tuple[Callable[..., None], Any, Any]:
+    """The training that these arguments describe, of a generator or with `model: language` of a language model: a
+    callable, and what to call it with.
 
     Raises:
         UserError: an option that does not exist, or options that do not go together.
     """
     if option("model", "generator", arguments) == "language":
-        return partial(language.train, *language.parse(arguments))
-    return partial(train, *parse(arguments))
+        return language.train, *language.parse(arguments)
+    return train, *parse(arguments)
 
 
 def parse(arguments: list[str] | None = None) -> tuple[ModelArguments, SftArguments]:
