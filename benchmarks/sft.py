@@ -4,7 +4,8 @@
     python -m benchmarks.sft --run runs/demo --width 384 --layers 6 2 --feed-forward 1536 --heads 12 --batch 64
 
 Both train the same new BART on the same personalised examples of a run, with the same global batch, optimizer and
-precision, in turns:
+precision, in turns. Both do so in `--processes` processes with a part of the batch and of the cores each (DDP): as on a
+CPU both are quicker than with as many threads, that is how runs train.
 
 - `Seq2SeqTrainer` as it comes: `DataCollatorForSeq2Seq`, random order, the model's own loss over the whole vocabulary
   (30,522 words and the codes). Its examples are put together before the clock starts;
@@ -14,7 +15,7 @@ precision, in turns:
 The last line is one JSON object. `speedup_vs_trainer` is the median over the turns of the ratio of examples a second.
 `mfu` is what our training needs in floating point operations for matrix products (`torch.utils.flop_counter` over some
 of its batches, forward and backward) in a second, over what the product of two large matrices reaches in the same run,
-in the same precision and with as many threads.
+in the same precision and with as many threads in as many processes at the same time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +35,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -64,6 +69,12 @@ WARM: Final = 3
 """Steps before the clock starts."""
 SIDE: Final = 2048
 """Of the matrices that give the peak."""
+
+
+def together() -> None:
+    """Wait until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 class Clock(TrainerCallback):
@@ -172,15 +183,20 @@ class Bench:
         return counter.get_total_flops() / numbers.size
 
     def peak(self) -> float:
-        """Floating point operations a second of the product of two large matrices, the best of some."""
+        """Floating point operations a second of the product of two large matrices, the best of some; of all processes
+        together."""
         kind = torch.bfloat16 if self.options.bf16 else torch.float32
         one, other = torch.randn(SIDE, SIDE, dtype=kind), torch.randn(SIDE, SIDE, dtype=kind)
         seconds = []
+        together()
         for _ in range(8):
             began = perf_counter()
             one @ other
             seconds.append(perf_counter() - began)
-        return 2 * SIDE**3 / min(seconds)
+        reached = torch.tensor(2 * SIDE**3 / min(seconds), dtype=torch.float64)
+        if dist.is_initialized():
+            dist.all_reduce(reached)
+        return reached.item()
 
     def _collator(self) -> Collator:
         return Collator(self.maker, self.tokenizer.pad_token_id, self.tokenizer.cls_token_id)
@@ -188,7 +204,7 @@ class Bench:
     def _arguments(self, folder: str) -> dict[str, Any]:
         return {
             "output_dir": folder,
-            "per_device_train_batch_size": self.options.batch,
+            "per_device_train_batch_size": self.options.batch // self.options.processes,
             "max_steps": self.options.steps + WARM,
             "learning_rate": 1e-3,
             "save_strategy": "no",
@@ -219,20 +235,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--feed-forward", type=int, default=256)
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16, both")
+    parser.add_argument("--processes", type=int, default=2, help="that share the batch and the cores")
     options = parser.parse_args(arguments)
+    if options.batch % options.processes:
+        parser.error(f"--batch {options.batch} cannot be shared by {options.processes} processes equally")
+    if options.processes > 1 and "RANK" not in os.environ:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        threads = str(max(1, torch.get_num_threads() // options.processes))
+        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        return subprocess.run(
+            [sys.executable, "-m", *launch, "-m", "benchmarks.sft", *given], env=environment
+        ).returncode
     logging.getLogger("onesearch").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     keep_freed_memory()
+    if options.processes > 1:
+        dist.init_process_group()
+    measure(options)
+    if options.processes > 1:
+        dist.destroy_process_group()
+    return 0
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Time both in turns; the first process prints."""
     bench = Bench(options)
+    first = os.environ.get("RANK", "0") == "0"
     needed, peaks, speeds = bench.operations(), [], []
     for turn in range(options.turns):
         peaks.append(bench.peak())
         theirs, ours = bench.theirs(), bench.ours()
         peaks.append(bench.peak())
         speeds.append((theirs, ours))
-        print(f"turn {turn + 1}: Seq2SeqTrainer {theirs:,.0f} examples/s, ours {ours:,.0f}", flush=True)
+        if first:
+            print(f"turn {turn + 1}: Seq2SeqTrainer {theirs:,.0f} examples/s, ours {ours:,.0f}", flush=True)
     peak, ours = max(peaks), median(ours for _, ours in speeds)
-    print(f"{needed / 1e6:,.0f} MFLOP an example, peak {peak / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads")
+    if not first:
+        return
+    threads = f"{options.processes} processes of {torch.get_num_threads()} threads"
+    print(f"{needed / 1e6:,.0f} MFLOP an example, peak {peak / 1e9:,.0f} GFLOP/s in {threads}")
     result = {
         "speedup_vs_trainer": round(median(ours / theirs for theirs, ours in speeds), 2),
         "mfu": round(needed * ours / peak, 3),
@@ -242,10 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "layers": options.layers,
         "batch": options.batch,
         "bf16": options.bf16,
+        "processes": options.processes,
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(result))
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from eval.background import begin
 from eval.baselines import System
 from eval.baselines.fit import BASELINES, HISTORY_BASELINES, fit_baselines, fit_history_baselines
 from eval.baselines.sasrec import SASRec
@@ -101,6 +102,7 @@ def evaluate_run(
     own: list[Any] = [*GeneratorSystem.all(retriever)]
     if stage == "sft" and settings.reinforce and (run.folder / "models/grpo/config.json").exists():
         own.append(aligned_system(folder, own[0]))
+    begun = begin(own, test, DEPTH)
     count = BASELINES if corpus.queries else HISTORY_BASELINES
     steps, fitted = 2 * count + len(own), lambda done: progress(done, steps)
     if corpus.queries:
@@ -112,7 +114,7 @@ def evaluate_run(
             corpus, split, valid, content, without=without, seed=settings.seed, fitted=fitted
         )
     evaluation = evaluate(
-        [*baselines, *own], corpus, split, test, seed=settings.seed, ranked=lambda done: progress(count + done, steps)
+        [*baselines, *begun], corpus, split, test, seed=settings.seed, ranked=lambda done: progress(count + done, steps)
     )
     evaluation.report["exact_share"] = own[0].exact_share
     write_evaluation(folder / "eval" if stage == "sft" else folder / "eval" / stage, evaluation, corpus, test)

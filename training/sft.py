@@ -56,7 +56,7 @@ from training.launch import (
     run_script,
 )
 from training.processes import train_together
-from training.validation import interest_validation, validation
+from training.validation import interest_validation, ranks_together, summary
 
 log = logging.getLogger(__name__)
 
@@ -301,12 +301,13 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
     basis = {"model": config.to_dict(), "context": builder.settings, "sid": stamps(run.folder / "sid")}
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(checkpoints, trainer, basis))
     builder.views.room.report("training")
+    model.drop_decoders()
+    builder = builder.knowing(np.flatnonzero(split == TRAIN))
+    reader = GeneratorReader(table, builder, model)
+    retriever = Retriever(corpus, table, reader)
+    found = summary(ranks_together(retriever, held_out))
     if trainer.is_world_process_zero():
-        model.drop_decoders()
-        builder = builder.knowing(np.flatnonzero(split == TRAIN))
-        reader = GeneratorReader(table, builder, model)
-        retriever = Retriever(corpus, table, reader)
-        trainer.log(validation(retriever, held_out))
+        trainer.log(found)
         if reader.interest is not None:
             trainer.log(interest_validation(retriever, held_out))
             found, model.config.interest_share = modes.validation(reader, held_out)

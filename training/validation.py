@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
 
 from onesearch.corpus import Requests
@@ -17,6 +20,19 @@ def validation(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> 
 def ranks(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> NDArray[np.float64]:
     """(Q,) the place of each target among what is found, infinite where it is not."""
     return _ranks(retriever.rank(requests, min(50, beams), beams)[0], requests)
+
+
+def ranks_together(retriever: Retriever, requests: Requests, beams: int = BEAMS) -> NDArray[np.float64]:
+    """`ranks` of which every process of a training searches for a part; all must call this, and all get all of them."""
+    if not dist.is_initialized():
+        return ranks(retriever, requests, beams)
+    own, count = dist.get_rank(), dist.get_world_size()
+    parts: list[Any] = [None] * count
+    dist.all_gather_object(parts, ranks(retriever, requests.part(slice(own, None, count)), beams))
+    found = np.empty(len(requests))
+    for first, part in enumerate(parts):
+        found[first::count] = part
+    return found
 
 
 def ndcg(rank: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from onesearch.retriever import Retriever
 from training.launch import Guarded
 from training.rl.best import load_weights, save_weights
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
-from training.validation import ndcg, ranks, summary
+from training.validation import ndcg, ranks_together, summary
 
 
 class AlignmentTrainer(Guarded):
@@ -42,21 +42,16 @@ class AlignmentTrainer(Guarded):
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Validate on held-out searches; see `Best`."""
-        metrics: list[Any] = [None]
-        if self.is_world_process_zero():
-            training = self.policy.training
-            self.policy.eval()
-            self.policy.serve()
-            try:
-                rank = ranks(self.retriever, self.held_out, self.valid_beams)
-            finally:
-                self.policy.learn()
-                self.policy.train(training)
-            self.each = ndcg(rank)
-            metrics = [{name.replace("valid_", "eval_"): value for name, value in summary(rank).items()}]
-        if self.args.world_size > 1:
-            torch.distributed.broadcast_object_list(metrics)
-        found = metrics[0]
+        training = self.policy.training
+        self.policy.eval()
+        self.policy.serve()
+        try:
+            rank = ranks_together(self.retriever, self.held_out, self.valid_beams)
+        finally:
+            self.policy.learn()
+            self.policy.train(training)
+        self.each = ndcg(rank)
+        found = {name.replace("valid_", "eval_"): value for name, value in summary(rank).items()}
         self.log(dict(found))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return dict(found)
