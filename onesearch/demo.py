@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import psutil
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,7 +34,7 @@ def demo(folder: Path, settings: Settings | None, console: Console) -> None:
         run = Run.open(folder)
     else:
         run = Run.create(folder, settings or Settings())
-    with run.lock():
+    with run.lock(), watched_memory() as peak:
         steps = [step for step in STEPS.values() if step.needed(run)]
         for number, step in enumerate(steps, 1):
             do(step, run, console, f"{number}/{len(steps)} ")
@@ -41,7 +42,7 @@ def demo(folder: Path, settings: Settings | None, console: Console) -> None:
     results = read_json(folder / "eval/recall.json")
     answers = read_json(folder / "eval/searches.json")
     console.print(results_view(results, answers))
-    console.print(ending(folder / "report.html", time.perf_counter() - started, peak_memory()), soft_wrap=True)
+    console.print(ending(folder / "report.html", time.perf_counter() - started, peak()), soft_wrap=True)
 
 
 def do(step: Step, run: Run, console: Console, number: str = "", again: bool = False) -> bool:
@@ -84,8 +85,30 @@ def ending(report: Path, seconds: float, peak: float) -> Text:
     )
 
 
-def peak_memory() -> float:
-    """The most memory that this process or one of its children held, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(one).ru_maxrss for one in who) * unit / 1e9
+@contextmanager
+def watched_memory() -> Iterator[Callable[[], float]]:
+    """What is yielded gives the most that this process and those it started held together, in GB, since the beginning.
+
+    Memory is looked at twice a second; what processes share, as files they read, counts for each.
+    """
+    most, over = 0, Event()
+
+    def look() -> None:
+        nonlocal most
+        own = psutil.Process()
+        while True:
+            held = 0
+            for one in [own, *own.children(recursive=True)]:
+                with suppress(psutil.Error):  # it has just ended
+                    held += one.memory_info().rss
+            most = max(most, held)
+            if over.wait(0.5):
+                return
+
+    watching = Thread(target=look, daemon=True)
+    watching.start()
+    try:
+        yield lambda: most / 1e9
+    finally:
+        over.set()
+        watching.join()

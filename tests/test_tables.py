@@ -1,12 +1,15 @@
 """What the terminal shows, rendered from plain values."""
 
 import io
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 
-from onesearch.demo import ending, peak_memory, results_view
+from onesearch.demo import ending, results_view, watched_memory
 from onesearch.tables import answer_table, facts_table, slices_table, steps_table, systems_table
 
 
@@ -101,7 +104,20 @@ def test_the_demo_ends_with_tables_searches_report_time_and_memory() -> None:
     assert text.count("Oats") == 2
     last = rendered(ending(Path("runs/demo/report.html"), 754.2, 2.345))
     assert "runs/demo/report.html" in last and "12 min 34 s" in last and "2.3 GB" in last
-    assert 0.01 < peak_memory() < 100
+
+
+def test_memory_is_that_of_all_processes_together() -> None:
+    with watched_memory() as peak:
+        deadline = time.monotonic() + 20
+        while (before := peak()) == 0:
+            assert time.monotonic() < deadline
+        call = [sys.executable, "-c", "held = bytearray(b'x') * 400_000_000; input()"]
+        with subprocess.Popen(call, stdin=subprocess.PIPE) as child:
+            while peak() < before + 0.4:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            child.communicate(b"\n")
+        assert before + 0.4 <= peak() < before + 0.8
 
 
 def test_what_a_run_holds() -> None:

@@ -76,8 +76,7 @@ def _start(command: Sequence[str], processes: int, progress: Progress) -> None:
                         bufsize=1,
                     )
                 )
-            # one that fails leaves the others waiting for it
-            for one in started[1:]:
+            for one in started:  # one that fails would leave the others waiting for it
                 threading.Thread(target=_end_with, args=(one, started), daemon=True).start()
             assert started[0].stdout is not None
             for line in started[0].stdout:
