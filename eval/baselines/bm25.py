@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval.baselines.popularity import HALF_LIVES, FreshPopularity
+from eval.baselines.remembered import Remembered
 from eval.baselines.text import TextIndex, Texts, relative
 from eval.baselines.text_ranking import POPULARITY_WEIGHTS, TextRanking
 from eval.baselines.tune import coordinate_search, reciprocal_rank
@@ -42,10 +44,12 @@ class BM25:
     @classmethod
     def fit(cls, texts: Texts, fresh: FreshPopularity, valid: Requests) -> BM25:
         """Choose every setting by MRR@10 on `valid`."""
-        index = TextIndex(texts)
+        index, asked = TextIndex(texts), Remembered(valid.query)
 
         def objective(**tuned: float) -> float:
-            return reciprocal_rank(*cls(index, texts, fresh, tuned).ranking.ranks_of_targets(valid))
+            tried = cls(index, texts, fresh, tuned)
+            relevance = asked.of(tried.relevance, tuned["trigrams"], tuned["b"], tuned["k1"])
+            return reciprocal_rank(*replace(tried.ranking, relevance=relevance).ranks_of_targets(valid))
 
         return cls(index, texts, fresh, coordinate_search(objective, GRID, START, rounds=2))
 

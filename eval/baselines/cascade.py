@@ -6,6 +6,7 @@ Burges, "From RankNet to LambdaRank to LambdaMART" (2010), as LightGBM has it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from eval.baselines.bm25 import BM25
 from eval.baselines.dense import Dense
 from eval.baselines.features import Column, Features
 from eval.baselines.popularity import FreshPopularity, pad
+from eval.baselines.remembered import Remembered
 from eval.baselines.text import Texts
 from eval.baselines.text_ranking import TextRanking
 from eval.baselines.tune import coordinate_search
@@ -75,8 +77,11 @@ class Cascade:
     def tune_recall(self, valid: Requests) -> float:
         """Choose how the two retrievers and popularity are added up, by Recall@300 on `valid`; returns that recall."""
 
-        def objective(**tuned: float) -> float:
-            better, _ = self._recall(**tuned).ranks_of_targets(valid)
+        asked = Remembered(valid.query)
+
+        def objective(dense: float, popularity: float) -> float:
+            recall = self._recall(dense, popularity)
+            better, _ = replace(recall, relevance=asked.of(recall.relevance, dense)).ranks_of_targets(valid)
             return float((better < CANDIDATES).mean())
 
         self.tuned |= coordinate_search(objective, RECALL_GRID, RECALL_START, rounds=2)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.baselines.popularity import HALF_LIVES, FreshPopularity
+from eval.baselines.remembered import Remembered
 from eval.baselines.text import Texts
 from eval.baselines.text_ranking import POPULARITY_WEIGHTS, TextRanking
 from eval.baselines.tune import coordinate_search, reciprocal_rank
@@ -48,9 +49,10 @@ class Dense:
     def fit(cls, texts: Texts, fresh: FreshPopularity, encoder: TextEncoder, valid: Requests) -> Dense:
         """Choose the weight and the half-life of popularity by MRR@10 on `valid`."""
         system = cls(texts, fresh, encoder)
+        relevance = Remembered(valid.query).of(system.relevance)
 
         def objective(**tuned: float) -> float:
-            return reciprocal_rank(*system._tune(tuned).ranks_of_targets(valid))
+            return reciprocal_rank(*replace(system._tune(tuned), relevance=relevance).ranks_of_targets(valid))
 
         system._tune(coordinate_search(objective, GRID, START))
         return system
