@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import IO, Any, Final
 
 import torch
@@ -59,12 +61,13 @@ def _start(command: Sequence[str], processes: int, progress: Progress) -> None:
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-    with tempfile.TemporaryFile("w+") as words:
-        started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as open_files:
+        files = [open_files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes)]
         try:
-            for rank in map(str, range(processes)):
-                out = subprocess.PIPE if rank == "0" else subprocess.DEVNULL
-                ranked = shared | {"RANK": rank, "LOCAL_RANK": rank}
+            for rank, words in enumerate(files):
+                out = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
+                ranked = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 started.append(
                     subprocess.Popen(
                         [sys.executable, *command],
@@ -86,8 +89,10 @@ def _start(command: Sequence[str], processes: int, progress: Progress) -> None:
             for one in started:
                 one.kill()
                 one.wait()
+        said = [_content(words) for words in files]
         if any(codes):
-            raise _failure(codes, words)
+            raise _failure(codes, said)
+        sys.stderr.write(said[0])  # warnings
 
 
 def _end_with(process: subprocess.Popen[str], others: Sequence[subprocess.Popen[str]]) -> None:
@@ -96,13 +101,19 @@ def _end_with(process: subprocess.Popen[str], others: Sequence[subprocess.Popen[
             one.kill()
 
 
-def _failure(codes: Sequence[int], words: IO[str]) -> Exception:
-    words.seek(0)
-    text = words.read()
-    told = [line.removeprefix("onesearch: ") for line in text.splitlines() if line.startswith("onesearch: ")]
+def _content(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+def _failure(codes: Sequence[int], said: Sequence[str]) -> Exception:
+    lines = [line for text in said for line in text.splitlines()]
+    told = [line.removeprefix("onesearch: ") for line in lines if line.startswith("onesearch: ")]
     if told:
         return UserError(told[0])
-    return RuntimeError(f"a process of the training ended with {next(filter(None, codes))}: {text[-WORDS:]}")
+    failed = [(code, text) for code, text in zip(codes, said, strict=True) if code]
+    code, text = min(failed, key=lambda one: one[0] == -signal.SIGKILL)  # those that others failed were killed
+    return RuntimeError(f"a process of the training ended with {code}: {text[-WORDS:]}")
 
 
 def _free_port() -> int:
@@ -133,20 +144,22 @@ def _exit_with_the_parent() -> None:
     os._exit(1)
 
 
-def _tell(done: int, total: int) -> None:
-    print(json.dumps([done, total]), flush=True)
-
-
 def main() -> int:
-    """One of the processes."""
+    """One of the processes. Its standard output is for progress, and what libraries print goes to standard error."""
     threading.Thread(target=_exit_with_the_parent, daemon=True).start()
     transformers.utils.logging.disable_progress_bar()
+    told = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(done: int, total: int) -> None:
+        told.write(json.dumps([done, total]) + "\n")
+
     kind, *arguments = sys.argv[1:]
     try:
         train, options, args = TRAININGS[kind](arguments)
         args.per_device_train_batch_size //= int(os.environ["WORLD_SIZE"])
         with enough_memory():
-            train(options, args, _tell if os.environ["RANK"] == "0" else lambda done, total: None)
+            train(options, args, tell)
     except UserError as error:
         return fail(error)
     return 0
