@@ -2,12 +2,13 @@
 
 Without a GPU two processes with one thread are quicker than one process with two: matrices of a small model are hardly
 worth dividing, and what is no matrix product is not divided at all (docs/results.md). The processes are those that
-`torchrun` would start; here the first one's progress comes back, and so does its mistake in one line.
+`torchrun` would start; here the first one's progress and warnings come back, and so does its mistake in one line.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -25,6 +26,10 @@ import transformers
 
 from onesearch.errors import UserError
 from training.launch import Progress, enough_memory, fail
+
+log = logging.getLogger(__name__)
+
+PACKAGES: Final = ("onesearch", "quantizers", "training", "eval")
 
 WORDS: Final = 4000
 """Characters of what a process wrote before it failed that are shown."""
@@ -83,16 +88,18 @@ def _start(command: Sequence[str], processes: int, progress: Progress) -> None:
                 threading.Thread(target=_end_with, args=(one, started), daemon=True).start()
             assert started[0].stdout is not None
             for line in started[0].stdout:
-                progress(*json.loads(line))
+                told = json.loads(line)
+                if isinstance(told, str):
+                    log.warning(told)
+                else:
+                    progress(*told)
             codes = [one.wait() for one in started]
         finally:
             for one in started:
                 one.kill()
                 one.wait()
-        said = [_content(words) for words in files]
         if any(codes):
-            raise _failure(codes, said)
-        sys.stderr.write(said[0])  # warnings
+            raise _failure(codes, [_content(words) for words in files])
 
 
 def _end_with(process: subprocess.Popen[str], others: Sequence[subprocess.Popen[str]]) -> None:
@@ -144,12 +151,26 @@ def _exit_with_the_parent() -> None:
     os._exit(1)
 
 
+class _Warnings(logging.Handler):
+    """Tells the parent what this project warns of; libraries speak of a training in several processes."""
+
+    def __init__(self, told: IO[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.split(".")[0] in PACKAGES:
+            self._told.write(json.dumps(record.getMessage()) + "\n")
+
+
 def main() -> int:
-    """One of the processes. Its standard output is for progress, and what libraries print goes to standard error."""
+    """One of the processes. Its standard output is for progress and warnings, and what libraries print goes to standard
+    error, which is read if it fails."""
     threading.Thread(target=_exit_with_the_parent, daemon=True).start()
     transformers.utils.logging.disable_progress_bar()
     told = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    logging.getLogger().addHandler(_Warnings(told))
 
     def tell(done: int, total: int) -> None:
         told.write(json.dumps([done, total]) + "\n")

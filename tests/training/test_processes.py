@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 from made_up import TINY
+from safetensors.numpy import load_file
 from threadpoolctl import threadpool_limits
 
 from onesearch.errors import UserError
@@ -89,6 +92,23 @@ def test_no_process_outlives_the_one_that_started_them(new_run: NewRun) -> None:
     while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_an_alignment_in_two_processes_says_what_one_says(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run.open(Path(shutil.copytree(trained_run, tmp_path / "aligned")))
+    path = tmp_path / "grpo.yaml"
+    short = {"num_generations": 4, "max_steps": 2, "eval_steps": 1, "valid_requests": 20, "valid_beams": 10}
+    batch = {"per_device_train_batch_size": 4, "margin": 1e9}  # no step can be kept
+    path.write_text(yaml.safe_dump({**short, **batch}), encoding="utf-8")
+    run = replace(run, settings=replace(run.settings, grpo=str(path), reinforce=True, processes=2))
+    STEPS["reinforce"].do(run, lambda done, total: None)
+    assert "the model is the one it began with" in caplog.text
+    weights = [load_file(run.folder / f"models/{stage}/model.safetensors") for stage in ("sft", "grpo")]
+    for name, weight in weights[0].items():
+        np.testing.assert_array_equal(weights[1][name], weight)
 
 
 def test_at_least_one_process(tmp_path: Path) -> None:
