@@ -67,6 +67,7 @@ def test_the_demo_on_a_slice_of_the_real_log(tmp_path: Path) -> None:
         "last_level": 64,
         "sft": str(write_yaml(tmp_path / "sft.yaml", TRAINING)),
         "grpo": str(write_yaml(tmp_path / "grpo.yaml", ALIGNMENT)),
+        "processes": 1,  # other tests keep the cores busy; two are in training/test_processes.py
     }
     config, run = write_yaml(tmp_path / "run.yaml", settings), tmp_path / "run"
     done = onesearch("demo", "--run", run, "--config", config)
