@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(options.processes)]
         environment = os.environ | {"OMP_NUM_THREADS": threads}
         return subprocess.run(
-            [sys.executable, "-m", *launch, "-m", "benchmarks.sft", *given], env=environment
+            [sys.executable, "-m", *launch, "-m", "--", "benchmarks.sft", *given], env=environment
         ).returncode
     logging.getLogger("onesearch").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
