@@ -44,8 +44,8 @@ class Settings:
         sft: YAML of the supervised training; None for the defaults of the script.
         reinforce: whether the generator is then aligned with rewards, into a model of its own (`training/grpo.py`).
         grpo: YAML of that; None for the defaults of the script.
-        processes: of a training without a GPU, each with a part of every batch; what is learnt is the same but for
-            rounding.
+        processes: of the trainings `sft` and `grpo` where there is no GPU, each with a part of every batch; what is
+            learnt is the same but for rounding.
     """
 
     source: str = "completejourney"
@@ -80,9 +80,10 @@ class Settings:
         for key, value in values.items():
             if key not in types:
                 raise unknown("unknown setting", key, types, place)
-            check_value(value, types[key], key if place is None else f"{place}: {key}")
+            where = key if place is None else f"{place}: {key}"
+            check_value(value, types[key], where)
             if key == "processes" and value < 1:
-                raise UserError("wrong type or value", place=place or key, value=value, remedy="use 1 or more")
+                raise UserError("wrong type or value", place=where, value=value, remedy="use 1 or more")
         checked: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         return cls(**checked)
 

@@ -111,6 +111,6 @@ def test_an_alignment_in_two_processes_says_what_one_says(
         np.testing.assert_array_equal(weights[1][name], weight)
 
 
-def test_at_least_one_process(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"processes: wrong type or value: 0 .use 1 or more"):
-        Settings.of({"processes": 0})
+def test_at_least_one_process() -> None:
+    with pytest.raises(UserError, match=r"mine.yaml: processes: wrong type or value: 0 .use 1 or more"):
+        Settings.of({"processes": 0}, "mine.yaml")
