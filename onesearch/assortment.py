@@ -33,8 +33,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from onesearch.corpus import Corpus, Rejects, item_texts
+from onesearch.corpus.reader import SPELLING
 from onesearch.corpus.rows import read_rows
 from onesearch.corpus.schema import ITEMS, REQUIRED, TABLES
+from onesearch.corpus.spelling import Spelling
 from onesearch.corpus.tables import FILE, ROW
 from onesearch.corpus.validate import check_items
 from onesearch.drift import MOST_ERROR, Drift, Vectors, measure_drift, of_searches, refit, vectors_of
@@ -232,6 +234,9 @@ def _write(
     if len(new) + len(back):
         items = _grown(items, new, back)
         _write_items(run.folder / "corpus", items, stage / "corpus")
+        if run.settings.spelling:
+            texts = item_texts(replace(corpus, items=pl.concat([new, back.select(*ITEMS)])))
+            Spelling.load(run.folder / "corpus" / SPELLING).knowing(texts).save(stage / "corpus" / SPELLING)
         vectors = _embed(run, corpus, items, vectors, stage / "embeddings", progress)
         if run.settings.image_encoder is not None:
             known = encoded_pictures(corpus.items, run.settings, views)

@@ -72,6 +72,18 @@ def prepare(run: Run, progress: Progress) -> None:
         users=settings.users,
         progress=progress,
     )
+    _mend(run)
+
+
+def _mend(run: Run) -> None:
+    """Learn how the words of queries are read, from the events to train on."""
+    from onesearch.corpus import TRAIN, Corpus, make_split
+    from onesearch.corpus.spelling import mend
+
+    corpus, split = Corpus.load(run.folder / "corpus"), run.settings.split
+    splits = corpus.has_clock or split != "time"  # otherwise no later step goes on before that setting is changed
+    if run.settings.spelling and corpus.queries and splits:
+        mend(corpus, make_split(corpus, split) == TRAIN)
 
 
 def embed(run: Run, progress: Progress) -> None:
@@ -189,7 +201,7 @@ STEPS = {
             "prepare",
             "read the log",
             prepare,
-            ("source", "path", "on_error", "users", "seed"),
+            ("source", "path", "on_error", "users", "seed", "spelling", "split"),
             (),
             ("corpus",),
             _source_files,

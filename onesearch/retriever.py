@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from onesearch.allowed import Allowed
 from onesearch.corpus import Corpus, Requests
 from onesearch.corpus.popularity import DAY
+from onesearch.corpus.reader import SPELLING
 from onesearch.corpus.schema import MAX_QUERY_CHARACTERS
+from onesearch.corpus.spelling import Spelling
 from onesearch.errors import UserError
 from onesearch.readers import Reader, load_reader
 from onesearch.run import Run
@@ -78,7 +81,8 @@ class Given:
 @dataclass(frozen=True)
 class Answer:
     """The hits of one request, best first, the purchases the model was given, most relevant first, and a remark: that
-    the user, the place or the device is unknown, that fewer items match the filter than were asked for.
+    the query was read otherwise than it was typed, that the user, the place or the device is unknown, that fewer items
+    match the filter than were asked for.
 
     Attributes:
         exact: whether these are the hits of scoring every item; otherwise an item that the beam did not reach may have
@@ -143,6 +147,11 @@ class Retriever:
             remedy = f"onesearch quantize --run {folder}"
             raise UserError("the SID table is of another catalogue", place=run.folder / "sid", remedy=remedy)
         return cls(corpus, table, load_reader(run, stage, corpus, table))
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How the words of queries are read."""
+        return Spelling.load(self.corpus.folder / SPELLING)
 
     def rank(
         self,
@@ -250,7 +259,7 @@ class Retriever:
             history_end=np.where(known, offsets[user + 1], 0),
             place=np.where(asked, place, np.where(known, last, -1)).astype(np.int32),
             device=np.array([self._device.get(request.device or "", -1) for request in requests], np.int32),
-            query=[request.query for request in requests],
+            query=[self.spelling.mended(request.query) for request in requests],
         )
 
     def _answer(
@@ -295,6 +304,8 @@ class Retriever:
         ]
         known = bool(asked.user[place] >= 0)
         notes = []
+        if asked.query[place] != request.query:
+            notes.append(f"read as “{asked.query[place]}”")
         if request.user is not None and not known:
             notes.append(f"user {request.user!r} is not in the log: answered without history")
         for what, name, names in (("place", request.place, self._place), ("device", request.device, self._device)):

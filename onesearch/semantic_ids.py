@@ -148,14 +148,14 @@ def fit_method(
     if method.views == "searches":
         query, item = _searches(corpus, split)
         asked, place = np.unique(query, return_inverse=True)
-        views = np.concatenate([vectors, recipe.of_queries([corpus.queries[q] for q in asked])[place]])
+        views = np.concatenate([vectors, recipe.of_queries([corpus.meant[q] for q in asked])[place]])
         product = np.concatenate([np.arange(len(vectors)), item])
         return Fitted(quantizer, _learn_views(quantizer, method, views, product, corpus, on_sale), vectors, recipe)
     seen = vectors if on_sale is None or on_sale.all() else vectors[on_sale]
     distinct = np.unique(seen, axis=0)  # a text that many items share counts once
     if method.queries:
         frequent = most_asked(corpus.query[(split == TRAIN) & (corpus.query >= 0)], len(distinct))
-        queries = recipe.of_queries([corpus.queries[q] for q in frequent])
+        queries = recipe.of_queries([corpus.meant[q] for q in frequent])
         distinct = np.unique(np.concatenate([distinct, queries]), axis=0)
     _learn(quantizer, method, distinct)
     # `assign` holds the capacities of balanced levels, which only a whole catalogue has

@@ -23,6 +23,7 @@ class Settings:
         source: where the log comes from, see `onesearch.corpus.sources`.
         path: file or folder of the source, `~` and `$VARIABLES` allowed; None where it brings or fetches its own data.
         on_error: what to do with rows that break the schema; "mend" is "skip" that keeps items without a title.
+        spelling: whether queries are read with their spelling mended, see `onesearch.corpus.spelling`.
         users: keep only the first so many users (a slice for trying things out).
         seed: of derived queries, samples, codebooks and weights.
         split: which events are for training and which for the report.
@@ -51,6 +52,7 @@ class Settings:
     source: str = "completejourney"
     path: str | None = None
     on_error: Literal["stop", "skip", "mend"] = "stop"
+    spelling: bool = True
     users: int | None = None
     seed: int = 7
     split: Literal["time", "leave-one-out"] = "time"

@@ -117,6 +117,15 @@ def test_a_new_item_is_found_at_once_by_the_old_model(trained: Run, tmp_path: Pa
     assert sum(np.exp(hit.score) for hit in everything.hits) == pytest.approx(1, abs=1e-3)
 
 
+def test_the_words_of_a_new_item_are_no_typing_errors(trained: Run, tmp_path: Path) -> None:
+    def note() -> str | None:
+        return Retriever.load(trained.folder).search([Request("ground coffea")], 1)[0].note
+
+    assert note() == "read as “ground coffee”"
+    change(trained, write(tmp_path / "new.jsonl", [{"item_id": "n1", "title": "coffea arabica"}]), [])
+    assert note() is None
+
+
 def test_removed_items_are_never_answered_but_stay_as_history(trained: Run) -> None:
     (first,) = Retriever.load(trained.folder).search([Request("dog food", "u3")], 48)
     gone = [hit.item_id for hit in first.hits if hit.bought_before][:2]

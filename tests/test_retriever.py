@@ -73,6 +73,14 @@ def test_an_unknown_user_is_answered_without_history_and_told_so(retriever: Retr
     assert ids(unknown) == ids(nobody) and all(hit.bought_before == 0 for hit in unknown.hits)
 
 
+def test_a_wrong_letter_changes_no_answer_and_what_was_read_is_told(retriever: Retriever, trained_run: Path) -> None:
+    right, wrong = retriever.search([Request("cold cereal", "u3"), Request("Cold ceraal", "u3")], 10)
+    assert wrong.query == "Cold ceraal" and wrong.note == "read as “Cold cereal”" and right.note is None
+    assert [hit.item_id for hit in wrong.hits] == [hit.item_id for hit in right.hits]
+    said = onesearch("generate", "--run", trained_run, "--query", "cold ceraal", "--user", "u3").output
+    assert "“cold ceraal” for household u3" in said and "read as “cold cereal”" in said
+
+
 @pytest.mark.parametrize("query", ["", "   ", "狗粮 ☕ \x00", "zzzz", "coffee " * 250])
 def test_any_query_is_answered(retriever: Retriever, query: str) -> None:
     known, unknown = retriever.search([Request(query, "u0"), Request(query)], 5)

@@ -190,7 +190,7 @@ class FrozenVectors:
         """Encode the queries that occur into `folder`; what is there already is taken up."""
         asked = mined.queries()
         known = len(corpus.queries)
-        texts = [corpus.queries[number] if number < known else mined.extra_queries[number - known] for number in asked]
+        texts = [corpus.meant[number] if number < known else mined.extra_queries[number - known] for number in asked]
         return cls(items, embed_catalogue(texts, encoder, folder), asked)
 
     def query(self, numbers: Ints) -> NDArray[np.float32]:

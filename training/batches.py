@@ -46,12 +46,14 @@ class TrainingBatches:
         """`told`: what KARMA's losses ask of the targets, where any of them is switched on."""
         corpus = builder.corpus
         asked = np.unique(corpus.query[events])
-        texts = [corpus.queries[query] if query >= 0 else "" for query in asked]
+        texts: dict[str, int] = {}
+        row = [texts.setdefault(corpus.meant[query] if query >= 0 else "", len(texts)) for query in asked]
         self.builder, self._told = builder, told
         self._row = np.full(len(corpus.queries) + 1, -1, np.int64)  # the last place is that of events without a query
-        self._row[asked] = np.arange(len(asked))
+        self._row[asked] = row
+        distinct = list(texts)
         self._queries = EncodedQueries.joined(
-            [builder.encode(texts[start : start + ENCODED]) for start in range(0, max(len(texts), 1), ENCODED)]
+            [builder.encode(distinct[start : start + ENCODED]) for start in range(0, max(len(distinct), 1), ENCODED)]
         )
 
     def lengths(self, events: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -112,7 +112,7 @@ class Material:
     @cached_property
     def query_keywords(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ascending pairs of a query of the corpus and a keyword in it."""
-        found = self.keywords.find(self.corpus.queries)
+        found = self.keywords.find(self.corpus.meant)
         return found.text, found.keyword
 
     @cached_property

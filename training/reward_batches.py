@@ -82,7 +82,7 @@ class RewardBatches:
         corpus = features.builder.corpus
         self.features, self.lists, self.judged, self._interactions = features, lists, judged, interactions
         self._prefixes = category_prefixes(corpus)
-        logged = (corpus.queries[query] if query >= 0 else "" for query in np.unique(corpus.query[events]))
+        logged = (corpus.meant[query] if query >= 0 else "" for query in np.unique(corpus.query[events]))
         texts = list(dict.fromkeys([*logged, *judged.queries]))
         self._row = {text: row for row, text in enumerate(texts)}
         self._queries = EncodedQueries.joined(

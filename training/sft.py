@@ -113,7 +113,7 @@ class ModelArguments:
     hard_negatives: int = field(
         default=4, metadata={"help": "Items with the target's first code that the contrastive loss draws a request."}
     )
-    recent: float = field(default=0.4, metadata={"help": "Learn from this last share of the training events."})
+    recent: float = field(default=0.6, metadata={"help": "Learn from this last share of the training events."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out examples for the validation loss."})
 
 

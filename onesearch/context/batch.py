@@ -111,7 +111,7 @@ class ContextBuilder:
         asked = np.unique(corpus.query[(split == TRAIN) & (corpus.query >= 0)])
         sample = np.random.default_rng(seed).permutation(asked)[:100_000]
         texts = list(dict.fromkeys(item_texts(corpus)))
-        tokenizer = QueryTokenizer.train([*texts, *(corpus.queries[query] for query in sample)])
+        tokenizer = QueryTokenizer.train([*texts, *(corpus.meant[query] for query in sample)])
         taste = Taste.fit(corpus, before, seed)
         space = RelevanceSpace.fit(texts, encoder, seed)
         kinds = offer_kinds(corpus) if offers else ()

@@ -144,7 +144,7 @@ class PromptWriter:
         self.relevant, self.query_sids = relevant, query_sids
         self.room = Room(options.tokens)
         self._sid = Ragged.full(sid_tokens)
-        self.queries = TokenColumn(corpus.queries, words)
+        self.queries = TokenColumn(corpus.meant, words)
         counts = [f" x{count}" for count in range(2, 100)]
         self._counts = TokenColumn(["", "", *counts], words)
 

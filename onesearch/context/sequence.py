@@ -126,7 +126,7 @@ class SequenceBuilder:
         query[np.arange(len(last)), end - first] = last
         new = np.unique(query[(query >= 0) & ~self._known[query]])
         if len(new):
-            self._vectors[new] = self.encoder.encode([self.corpus.queries[number] for number in new])
+            self._vectors[new] = self.encoder.encode([self.corpus.meant[number] for number in new])
             self._known[new] = True
         return self._vectors[query]
 

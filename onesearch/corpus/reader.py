@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,10 @@ from onesearch.corpus.arrays import open_arrays
 from onesearch.corpus.schema import SCHEMA_VERSION
 from onesearch.errors import UserError
 from onesearch.files import read_json
+
+SPELLING: Final = "spelling"
+MENDED: Final = "mended.parquet"
+"""Folder of a corpus, and the file there with the queries that are not read as they were typed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Corpus:
         place, device: (E,) int32 index into `places` and `devices`, -1 where it is not known.
         rank: (E,) int32 place in the shown list, -1 where it is not known.
         query_kind, query_noise: (E,) int8 positions in `QUERY_KINDS` and `QUERY_NOISE`, -1 where nothing was derived.
-        queries, places, devices: the distinct texts.
+        queries, places, devices: the distinct texts, as they were typed; see `meant`.
         offers: what was put forward where and when, rows of `OFFERS`; they may be many, and are read when asked for.
         offsets: (U + 1,) int64; the events of user u are `offsets[u]:offsets[u + 1]`.
         history_end: (E,) int64; the history of event e is `offsets[user[e]]:history_end[e]`: what the user did before
@@ -73,6 +78,17 @@ class Corpus:
     def has_clock(self) -> bool:
         """Whether `time` is in seconds; otherwise it is only an order."""
         return bool(self.info["clock"])
+
+    @cached_property
+    def meant(self) -> list[str]:
+        """`queries` as they are read: with the spelling mended, if `onesearch.corpus.spelling` has learnt to."""
+        path = self.folder / SPELLING / MENDED
+        if not path.exists():
+            return self.queries
+        read = list(self.queries)
+        for number, text in pl.read_parquet(path).iter_rows():
+            read[number] = text
+        return read
 
     def searches(self, events: NDArray[np.integer]) -> NDArray[np.int64]:
         """(n,) a number for the search of each of n events: all events of a session with one query have the same.

@@ -69,7 +69,7 @@ class Requests:
         user, target: (Q,) int32 indices. time: (Q,) int64.
         history_start, history_end: (Q,) int64; the history is this slice of the corpus's events.
         place, device: (Q,) int32 indices of the corpus's, -1 where it is not known.
-        query: Q texts.
+        query: Q texts, as they are read (`Corpus.meant`).
     """
 
     event: NDArray[np.int64]
@@ -99,7 +99,7 @@ class Requests:
     def of(cls, corpus: Corpus, events: NDArray[np.int64]) -> Requests:
         """The requests behind these events; an event without a query gets the empty one."""
         user = corpus.user[events]
-        texts = [corpus.queries[q] if q >= 0 else "" for q in corpus.query[events]]
+        texts = [corpus.meant[q] if q >= 0 else "" for q in corpus.query[events]]
         return cls(
             event=events,
             user=user,

@@ -1,7 +1,5 @@
 """The alignment as a whole: it learns, finds more than before, goes on after an interruption, and tells mistakes."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launching import in_two_processes
 from made_up import write_yaml
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onesearch.embed.alignment import Alignment
 from onesearch.errors import UserError
@@ -158,23 +158,16 @@ def test_graded_relevance_is_learnt_without_a_log_of_queries(new_run: NewRun) ->
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(new_run: NewRun) -> None:
-    """The whole of `accelerate launch`, with the same global batch: one loss curve and one map."""
+    """`accelerate launch`, and one process with the same global batch: one loss curve and one map."""
     curves, maps = {}, {}
     for processes in (1, 2):
         run = new_run(f"with_{processes}")
-        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
-        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
         arguments = options(run, **EVERYTHING, max_steps=12, per_device_train_batch_size=64 // processes)
-        done = subprocess.run(
-            [sys.executable, *launch, "training/align.py", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "query to item bought @10" in done.stdout
+        if processes > 1:
+            assert "query to item bought @10" in in_two_processes("training/align.py", arguments)
+        else:
+            with threadpool_limits(1):
+                train(*parse(arguments))
         curves[processes] = {name: curve(run, f"loss_{name}") for name in SMALL_LOSSES} | {"": curve(run)}
         maps[processes] = aligned_vectors(run)
     assert len(curves[1][""]) == 12

@@ -1,8 +1,6 @@
 """Supervised training: it learns, goes on after an interruption, and takes its options from YAML and command line."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launching import in_two_processes
 from made_up import TINY, write_yaml
 from safetensors.numpy import load_file
+from threadpoolctl import threadpool_limits
 
 from onesearch.corpus import TRAIN, Corpus, make_split
 from onesearch.corpus.schema import EVENT_KINDS
@@ -120,25 +120,19 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_with(new_run: NewRun) -> 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(new_run: NewRun) -> None:
-    """The whole of `accelerate launch`, with the same global batch: one loss curve."""
+    """`accelerate launch`, and one process with the same global batch: one loss curve."""
     short = {"max_steps": 8, "logging_steps": 1, "eval_steps": 8}
     curves = {}
     for processes in (1, 2):
         run = new_run(f"with_{processes}")
-        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
-        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
         arguments = options(
             run, **short, per_device_train_batch_size=32 // processes, per_device_eval_batch_size=40 // processes
         )
-        done = subprocess.run(
-            [sys.executable, *launch, "training/sft.py", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        if processes > 1:
+            in_two_processes("training/sft.py", arguments)
+        else:
+            with threadpool_limits(1):
+                train(*parse(arguments))
         curves[processes] = curve(run) | {-1: curve(run, "eval_loss")[8]}
     assert len(curves[1]) == 9
     assert curves[2] == pytest.approx(curves[1], rel=1e-3)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from launching import MANY, finished, in_two_processes, started
 from safetensors.numpy import load_file
+from threadpoolctl import threadpool_limits
 from tiny_backbones import write_backbone
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
@@ -216,45 +216,23 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
         np.testing.assert_allclose(other[name], weight, atol=1e-5)
 
 
-DDP = ["--multi_gpu"]
 FSDP = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
 FSDP += ["--fsdp_state_dict_type", "FULL_STATE_DICT", "--fsdp_transformer_layer_cls_to_wrap"]
 LOADED_BY_ALL = ["--fsdp_cpu_ram_efficient_loading", "false"]
-
-
-def launched(arguments: list[str], many: list[str] | None = None) -> subprocess.Popen[str]:
-    """Start a training in one process, or in two with these options."""
-    command = ["-m", "accelerate.commands.launch", "--num_processes", "2" if many else "1", "--num_machines", "1"]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += [*many, "--main_process_port", "0"] if many else []
-    script = "tests/training/sharded_on_cpu.py" if many and "--use_fsdp" in many else "training/sft.py"
-    return subprocess.Popen(
-        [sys.executable, *command, script, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finished(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "many"),
     [
-        ("bart", DDP),
+        ("bart", MANY),
         ("bart", [*FSDP, "BartEncoderLayer,BartDecoderLayer", *LOADED_BY_ALL]),
         ("qwen3", [*FSDP, "Qwen3DecoderLayer"]),
     ],
     ids=["bart ddp", "bart fsdp", "qwen3 fsdp"],
 )
 def test_two_processes_learn_what_one_learns(
-    family: str, many: list[str], new_run: NewRun, backbones: Callable[[str], Path], tmp_path: Path
+    family: str, many: Sequence[str], new_run: NewRun, backbones: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Each with all weights (DDP) or a part of them (FSDP, as on GPUs)."""
     stages = [
@@ -267,7 +245,11 @@ def test_two_processes_learn_what_one_learns(
         run = new_run(f"with_{processes}")
         sizes = {"per_device_train_batch_size": 16 // processes, "per_device_eval_batch_size": 40 // processes}
         arguments = config(tmp_path, run, backbones(family), **more, **sizes)
-        finished(launched(arguments, many if processes > 1 else None))
+        if processes > 1:
+            in_two_processes("training/sft.py" if many is MANY else "tests/training/sharded_on_cpu.py", arguments, many)
+        else:
+            with threadpool_limits(1):
+                language.train(*language.parse(arguments))
         curves[processes] = curve(run) | {-1: curve(run, "eval_loss")[8]}
         weights[processes] = load_file(run / "models/language/backbone/model.safetensors")
     assert len(curves[1]) == 9
@@ -314,19 +296,20 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(
             short = {"max_steps": 40, "save_steps": 5, "eval_steps": 100, "logging_steps": 1}
             path.write_text(yaml.safe_dump({**GENERATOR, "run": str(run), **short}), encoding="utf-8")
             arguments, weights = ["--config", str(path)], "models/sft/model.safetensors"
-        process = launched(arguments)
         if name == "killed":
+            process = started("training/sft.py", arguments)
             deadline = time.monotonic() + 120
             while not list(run.glob("models/*/checkpoint-*/trainer_state.json")):
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.02)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            for one in [*map(int, children), process.pid]:
-                os.kill(one, signal.SIGKILL)
+            process.kill()
             process.communicate()
             assert not (run / weights).exists(), "it was killed before its end"
-            process = launched(arguments)
-        finished(process)
+            finished(started("training/sft.py", arguments))
+        else:
+            with threadpool_limits(1):
+                learn, *given = sft.training_of(arguments)
+                learn(*given)
         found[name] = load_file(run / weights)
     for name, weight in found["whole"].items():
         np.testing.assert_allclose(found["killed"][name], weight, atol=1e-5)

@@ -53,7 +53,7 @@ class PastQueries:
         event = event[:, : max(int((event >= 0).sum(1).max(initial=0)), 1)]
         held = event >= 0
         asked, row = np.unique(self._corpus.query[event[held]], return_inverse=True)
-        ids, offsets = self._tokenizer.encode([self._corpus.queries[query] for query in asked], self._tokens)
+        ids, offsets = self._tokenizer.encode([self._corpus.meant[query] for query in asked], self._tokens)
         length = np.diff(offsets)
         filled = np.arange(max(int(length.max(initial=0)), 1)) < length[:, None]
         padded = np.full(filled.shape, self._tokenizer.pad, np.int64)

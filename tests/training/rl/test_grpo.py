@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from launching import in_two_processes
 from made_up import TINY as SHOP
 from made_up import write_yaml
 from safetensors.numpy import load_file
+from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from onesearch.cli import app
@@ -184,22 +183,16 @@ def test_an_interrupted_alignment_ends_like_an_uninterrupted_one(new_run: Callab
 
 @pytest.mark.slow
 def test_two_processes_have_the_advantages_of_one(new_run: Callable[[str], Path]) -> None:
-    """The whole of `accelerate launch`, with the same global batch: one curve of rewards and of losses."""
+    """`accelerate launch`, and one process with the same global batch: one curve of rewards and of losses."""
     curves = {}
     for processes in (1, 2):
         run = new_run(f"with_{processes}")
-        launch = ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
-        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-        launch += ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
         more = {"per_device_train_batch_size": 16 // processes, "num_iterations": 2, "scale_rewards": "batch"}
-        done = subprocess.run(
-            [sys.executable, *launch, "training/grpo.py", *options(run, **more)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        if processes > 1:
+            in_two_processes("training/grpo.py", options(run, **more))
+        else:
+            with threadpool_limits(1):
+                grpo.train(*grpo.parse(options(run, **more)))
         curves[processes] = [curve(run, "grad_norm"), curve(run, "eval_ndcg@10")]
     for one, two in zip(*curves.values(), strict=True):
         assert two == pytest.approx(one, rel=1e-3)
