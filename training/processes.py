@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from typing import IO, Any, Final
 
 import torch
+import torch.distributed as dist
 import transformers
 
 from onesearch.errors import UserError
@@ -183,8 +184,17 @@ def main() -> int:
             train(options, args, tell)
     except UserError as error:
         return fail(error)
+    if dist.is_initialized():  # the first one keeps the store that the others ask
+        dist.barrier()
     return 0
 
 
+def _leave(code: int) -> None:
+    """End at once: all is written, and threads of libraries that still run when an interpreter ends may abort it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    _leave(main())

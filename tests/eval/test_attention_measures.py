@@ -67,6 +67,12 @@ def test_a_probe_reads_what_a_vector_says_and_foresees_no_more_than_what_is_comm
     assert decodability(fit, held_out, vocabulary=11, end=2) == told
 
 
+@pytest.fixture
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps of the probe: what it tells is tested above."""
+    monkeypatch.setattr("eval.decodability.STEPS", 40)
+
+
 @pytest.fixture(scope="module")
 def heading_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with the stage `sft`, and `karma`, which has an interest head."""
@@ -99,7 +105,9 @@ def test_recorded_attention_is_the_attention_that_the_model_uses(heading_run: Pa
     torch.testing.assert_close(found.example.sum(-1), torch.ones(size))
 
 
-def test_the_command_compares_two_stages(heading_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares_two_stages(
+    heading_run: Path, quick_probe: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--run", str(heading_run), "--stage", "karma", "--against", "sft", "--requests", "40"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
@@ -117,7 +125,7 @@ def test_the_command_compares_two_stages(heading_run: Path, capsys: pytest.Captu
 
 
 def test_models_of_two_runs_are_called_by_their_folders(
-    heading_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    heading_run: Path, quick_probe: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "before"
     shutil.copytree(heading_run, other)

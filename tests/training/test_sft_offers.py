@@ -70,6 +70,7 @@ def trained(folder: Path, **more: Any) -> Path:
         last_level=8,
         sft=str(write_yaml(folder / "sft.yaml", options)),
         reinforce=False,
+        processes=1,
     )
     run = Run.create(folder / "run", settings)
     for name in ("prepare", "embed", "quantize", "train"):
