@@ -74,7 +74,7 @@ def test_an_unknown_user_is_answered_without_history_and_told_so(retriever: Retr
 
 
 def test_a_wrong_letter_changes_no_answer_and_what_was_read_is_told(retriever: Retriever, trained_run: Path) -> None:
-    right, wrong = retriever.search([Request("Cold cereal", "u3"), Request("Cold ceraal", "u3")], 10)
+    right, wrong = retriever.search([Request("cold cereal", "u3"), Request("Cold ceraal", "u3")], 10)
     assert wrong.query == "Cold ceraal" and wrong.note == "read as “Cold cereal”" and right.note is None
     assert [hit.item_id for hit in wrong.hits] == [hit.item_id for hit in right.hits]
     said = onesearch("generate", "--run", trained_run, "--query", "cold ceraal", "--user", "u3").output

@@ -204,9 +204,10 @@ class ContextBuilder:
         return np.hstack([self.selector.texts.vectors, self.selector.taste])
 
     def encode(self, queries: Sequence[str]) -> EncodedQueries:
-        """Tokens and vectors of n queries."""
-        ids, offsets = self.tokenizer.encode(queries, QUERY_TOKENS)
-        return EncodedQueries(ids, offsets, self.space.encode(queries))
+        """Tokens and vectors of n queries, whatever their letters' case."""
+        lower = [query.lower() for query in queries]
+        ids, offsets = self.tokenizer.encode(lower, QUERY_TOKENS)
+        return EncodedQueries(ids, offsets, self.space.encode(lower))
 
     def inputs(self, requests: Requests, queries: EncodedQueries | None = None) -> tuple[dict[str, Any], HistorySlots]:
         """The arguments of `Generator.read` for B requests, all of them tensors but `views`, which are tensors by name
