@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from made_up import write_shop
 
 from onesearch.corpus import TRAIN, Corpus, Requests, make_split, sources
 from onesearch.corpus.reader import SPELLING
 from onesearch.corpus.spelling import RATIO, Spelling, mend
+from onesearch.pipeline import STEPS
+from onesearch.run import Run
+from onesearch.settings import Settings
 
 ITEMS = (
     ("i1", "Corn cereal"),
@@ -103,3 +109,25 @@ def test_requests_of_the_log_are_read_so_and_the_log_is_as_it_was_typed(typed: C
 def test_the_split_decides_what_is_learnt_from(shop: Corpus) -> None:
     spelling = Spelling.learn(shop, make_split(shop) == TRAIN)
     assert spelling.counts and not set(spelling.counts) & spelling.kept
+
+
+def prepared(folder: Path, **settings: Any) -> Corpus:
+    run = Run.create(folder / "run", Settings(source="jsonl", path=str(folder / "log"), **settings))
+    STEPS["prepare"].do(run, lambda done, total: None)
+    return Corpus.load(run.folder / "corpus")
+
+
+def test_the_step_learns_it_unless_the_setting_says_no(tmp_path: Path) -> None:
+    write_shop(tmp_path / "log")
+    assert prepared(tmp_path).info["mended queries"] == 0 and Spelling.load(tmp_path / "run/corpus" / SPELLING).counts
+    corpus = prepared(tmp_path, spelling=False)
+    assert not (corpus.folder / SPELLING).exists() and corpus.meant is corpus.queries
+
+
+def test_a_log_without_clock_times_is_mended_once_its_split_is_known(tmp_path: Path) -> None:
+    write_shop(tmp_path / "log")
+    events = pl.read_ndjson(tmp_path / "log/events.jsonl").sort("user_id", "timestamp")
+    places = events.with_columns(position=pl.int_range(pl.len()).over("user_id")).drop("timestamp")
+    places.write_ndjson(tmp_path / "log/events.jsonl")
+    assert "mended queries" not in prepared(tmp_path).info, "a split by time will be refused, by the step that needs it"
+    assert prepared(tmp_path, split="leave-one-out").info["mended queries"] == 0
