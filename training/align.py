@@ -52,6 +52,7 @@ from training.launch import (
     Progress,
     Reporter,
     check_processes,
+    check_whole,
     clear_checkpoints,
     fail,
     last_checkpoint,
@@ -349,6 +350,7 @@ def main() -> None:
     try:
         check_processes()
         options, args = parse()
+        check_whole(args)
         args.disable_tqdm = False
         values = train(options, args)
         if values and (table := held_out_table(values)).rows:

@@ -389,4 +389,4 @@ def parse(arguments: list[str] | None = None) -> tuple[LanguageArguments, Staged
 
 def main() -> None:
     """The entry point, by way of `training/sft.py`."""
-    run_script(parse, train)
+    run_script(parse, train, in_shares=True)

@@ -72,6 +72,17 @@ def check_processes(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError("accelerate started one process instead of several", place="accelerate launch", remedy=remedy)
 
 
+def check_whole(args: TrainingArguments, environment: Mapping[str, str] = os.environ) -> None:
+    """Stop where FSDP would give every process a part of the weights.
+
+    Raises:
+        UserError: it would, and only language models are trained so.
+    """
+    if args.fsdp or environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        remedy = "launch with --multi_gpu: each process has room for all of it; FSDP is for fine-tuning language models"
+        raise UserError("this model is not trained in shares", place="--use_fsdp", remedy=remedy)
+
+
 def parse_options(kinds: tuple[type, ...], description: str | None, arguments: list[str] | None) -> tuple[Any, ...]:
     """Arguments of the command line over those of the YAML over the defaults, as one dataclass of each kind.
 
@@ -217,14 +228,19 @@ def fail(error: UserError) -> int:
     return 2
 
 
-def run_script(parse: Callable[[], tuple[Any, Any]], train: Callable[[Any, Any], Any]) -> Any:
+def run_script(parse: Callable[[], tuple[Any, Any]], train: Callable[[Any, Any], Any], in_shares: bool = False) -> Any:
     """The entry point of a script: what `train` returns for what `parse` reads, the run being held meanwhile.
 
     A mistake of the user ends the process with one line.
+
+    Args:
+        in_shares: whether `train` can give every process a part of the weights (FSDP).
     """
     try:
         check_processes()
         options, args = parse()
+        if not in_shares:
+            check_whole(args)
         args.disable_tqdm = False
         with held(Run.open(options.run)), enough_memory():
             return train(options, args)
