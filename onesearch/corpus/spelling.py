@@ -114,7 +114,7 @@ def mend(corpus: Corpus, training: NDArray[np.bool_]) -> int:
     folder.mkdir(exist_ok=True)
     spelling = Spelling.learn(corpus, training)
     spelling.save(folder)
-    read = [(number, spelling.mended(text)) for number, text in enumerate(corpus.queries)]
+    read = ((number, spelling.mended(text)) for number, text in enumerate(corpus.queries))
     changed = [(number, text) for number, text in read if text != corpus.queries[number]]
     with atomic_path(folder / MENDED) as path:
         pl.DataFrame(changed, {"number": pl.Int64, "text": pl.String}, orient="row").write_parquet(path)
