@@ -234,7 +234,7 @@ def _write(
     if len(new) + len(back):
         items = _grown(items, new, back)
         _write_items(run.folder / "corpus", items, stage / "corpus")
-        if run.settings.spelling:
+        if (run.folder / "corpus" / SPELLING).exists():
             texts = item_texts(replace(corpus, items=pl.concat([new, back.select(*ITEMS)])))
             Spelling.load(run.folder / "corpus" / SPELLING).knowing(texts).save(stage / "corpus" / SPELLING)
         vectors = _embed(run, corpus, items, vectors, stage / "embeddings", progress)

@@ -51,12 +51,10 @@ from training.launch import (
     UNNAMED,
     Progress,
     Reporter,
-    check_processes,
-    check_whole,
     clear_checkpoints,
-    fail,
     last_checkpoint,
     parse_options,
+    run_script,
 )
 from training.pairs import Ints, KnownPairs, interactions
 from training.semantic_negatives import SemanticNegatives
@@ -347,18 +345,11 @@ def parse(arguments: list[str] | None = None) -> tuple[AlignmentArguments, Align
 
 def main() -> None:
     """The entry point of `accelerate launch training/align.py`."""
-    try:
-        check_processes()
-        options, args = parse()
-        check_whole(args)
-        args.disable_tqdm = False
-        values = train(options, args)
-        if values and (table := held_out_table(values)).rows:
-            Console().print(table)
-        elif values:
-            log.warning("the validation part of the log has no searches or visits to measure with")
-    except UserError as error:
-        raise SystemExit(fail(error)) from None
+    values = run_script(parse, train)
+    if values and (table := held_out_table(values)).rows:
+        Console().print(table)
+    elif values:
+        log.warning("the validation part of the log has no searches or visits to measure with")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def mend(corpus: Corpus, training: NDArray[np.bool_]) -> int:
     changed = [(number, text) for number, text in read if text != corpus.queries[number]]
     with atomic_path(folder / MENDED) as path:
         pl.DataFrame(changed, {"number": pl.Int64, "text": pl.String}, orient="row").write_parquet(path)
-    write_json(corpus.folder / "corpus.json", {**corpus.info, "mended queries": len(changed)})
+    write_json(corpus.folder / "corpus.json", {**corpus.info, "mended_queries": len(changed)})
     return len(changed)
 
 

@@ -101,7 +101,7 @@ def test_requests_of_the_log_are_read_so_and_the_log_is_as_it_was_typed(typed: C
     assert mend(typed, everything(typed)) == len({"cereel", "wallat 3", "mallet", "шарв"})
     again = Corpus.load(typed.folder)
     assert Requests.of(again, np.array([event])).query == ["cereal"]
-    assert again.info["mended queries"] == 4
+    assert again.info["mended_queries"] == 4
     assert again.queries == typed.queries and again.meant[again.queries.index("wallat 3")] == "wallet 3"
     assert (typed.folder / SPELLING / "words.parquet").exists()
 
@@ -119,7 +119,7 @@ def prepared(folder: Path, **settings: Any) -> Corpus:
 
 def test_the_step_learns_it_unless_the_setting_says_no(tmp_path: Path) -> None:
     write_shop(tmp_path / "log")
-    assert prepared(tmp_path).info["mended queries"] == 0 and Spelling.load(tmp_path / "run/corpus" / SPELLING).counts
+    assert prepared(tmp_path).info["mended_queries"] == 0 and Spelling.load(tmp_path / "run/corpus" / SPELLING).counts
     corpus = prepared(tmp_path, spelling=False)
     assert not (corpus.folder / SPELLING).exists() and corpus.meant is corpus.queries
 
@@ -129,5 +129,5 @@ def test_a_log_without_clock_times_is_mended_once_its_split_is_known(tmp_path: P
     events = pl.read_ndjson(tmp_path / "log/events.jsonl").sort("user_id", "timestamp")
     places = events.with_columns(position=pl.int_range(pl.len()).over("user_id")).drop("timestamp")
     places.write_ndjson(tmp_path / "log/events.jsonl")
-    assert "mended queries" not in prepared(tmp_path).info, "a split by time will be refused, by the step that needs it"
-    assert prepared(tmp_path, split="leave-one-out").info["mended queries"] == 0
+    assert "mended_queries" not in prepared(tmp_path).info, "a split by time will be refused, by the step that needs it"
+    assert prepared(tmp_path, split="leave-one-out").info["mended_queries"] == 0
