@@ -59,7 +59,7 @@ from onesearch.readers.language import prompt_writer
 from onesearch.run import Run
 from onesearch.sid import SidTable
 from training.language import LanguageArguments, LanguageTrainer, StagedArguments, targets_of
-from training.launch import keep_freed_memory
+from training.launch import keep_freed_memory, leave
 from training.material import Material
 from training.mixture import Collator, Maker, Mixture, Numbers, Stage
 from training.objective import Objective, Terms
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dist.init_process_group()
     measure(options)
     if options.processes > 1:
-        dist.destroy_process_group()
+        leave(0)
     return 0
 
 

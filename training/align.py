@@ -298,7 +298,6 @@ def train(
         alignment.save(target)
         shutil.rmtree(query_folder)
         clear_checkpoints(checkpoints)
-    trainer.accelerator.end_training()
     return values
 
 
@@ -345,7 +344,11 @@ def parse(arguments: list[str] | None = None) -> tuple[AlignmentArguments, Align
 
 def main() -> None:
     """The entry point of `accelerate launch training/align.py`."""
-    values = run_script(parse, train)
+    run_script(parse, train, show)
+
+
+def show(values: dict[str, float]) -> None:
+    """Print what the held-out products say; only the first process has measured."""
     if values and (table := held_out_table(values)).rows:
         Console().print(table)
     elif values:

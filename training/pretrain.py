@@ -207,7 +207,6 @@ def pretrain(options: PretrainArguments, args: PretrainTrainingArguments) -> Non
             save_file({"items": F.normalize(model.items.weight.detach(), dim=-1).contiguous()}, path)
         write_json(target / "log_history.json", trainer.state.log_history)
         clear_checkpoints(checkpoints)
-    trainer.accelerator.end_training()
 
 
 def parse(arguments: list[str] | None = None) -> tuple[PretrainArguments, PretrainTrainingArguments]:

@@ -26,7 +26,7 @@ import torch.distributed as dist
 import transformers
 
 from onesearch.errors import UserError
-from training.launch import Progress, enough_memory, fail
+from training.launch import Progress, enough_memory, fail, leave
 
 log = logging.getLogger(__name__)
 
@@ -189,12 +189,5 @@ def main() -> int:
     return 0
 
 
-def _leave(code: int) -> None:
-    """End at once: all is written, and threads of libraries that still run when an interpreter ends may abort it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    _leave(main())
+    leave(main())

@@ -129,7 +129,6 @@ def train(options: RewardArguments, args: RewardTrainingArguments, progress: Pro
         write_json(target / "valid.json", values)
         write_json(target / "log_history.json", trainer.state.log_history)
         clear_checkpoints(Path(str(args.output_dir)))
-    trainer.accelerator.end_training()
     return values
 
 
@@ -146,7 +145,12 @@ def parse(arguments: list[str] | None = None) -> tuple[RewardArguments, RewardTr
 
 def main() -> None:
     """The entry point of `accelerate launch training/reward.py`."""
-    if values := run_script(parse, train):
+    run_script(parse, train, show)
+
+
+def show(values: dict[str, float]) -> None:
+    """Print what the validation searches say; only the first process has measured."""
+    if values:
         Console().print(summary_table(values))
 
 
