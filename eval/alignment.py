@@ -8,8 +8,9 @@ keeps weights as the script does; then it answers the run's test searches, once.
 draw whole users, and differences to the start are paired. A row that is done is not done again, so that the command
 goes on where it was interrupted.
 
-Beside what is found, the table says of each row:
+Beside what is found of what was bought, the table says of each row:
 
+- graded NDCG@10: how relevant the list is where an item of the right category counts too (`eval/graded.py`);
 - reward and no signal: the mean reward of its last rollouts, and which share of groups had one reward for all;
 - agreement: on validation searches, how the reward of a sample of the start goes with the NDCG@10 of what follows from
   it, the list below its first codes; the correlation within searches, as advantages compare. Rewards of single items
@@ -36,6 +37,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from eval.graded import Truth, graded_ndcg
 from eval.metrics import Bootstrap, per_query
 from eval.trained import file_name
 from onesearch.corpus import TEST, TRAIN, VALID, Requests, make_split, sample_requests
@@ -55,7 +57,10 @@ from training.rl.rewards import Known, Rewards
 
 log = logging.getLogger(__name__)
 
-METRICS: Final = ("mrr@10", "ndcg@10", "recall@10", "recall@50")
+FOUND: Final = ("mrr@10", "ndcg@10", "recall@10", "recall@50")
+"""Of what was bought."""
+GRADED: Final = "graded ndcg@10"
+METRICS: Final = ("mrr@10", "ndcg@10", GRADED, "recall@10", "recall@50")
 KEYS: Final = ("start", "seeds", "test_searches", "options", "rows", "only_for")
 SCRIPTS: Final[dict[str, Any]] = {"grpo": grpo, "dpo": dpo}
 SAMPLED: Final = 500
@@ -153,7 +158,10 @@ class Measured:
     def of(cls, run: Run, stage: str, searches: int) -> Measured:
         retriever = Retriever.load(run.folder, stage)
         requests = requests_of(run, retriever, TEST, searches)
-        return cls(per_query(retriever.rank(requests, 50)[0], requests.target, METRICS), requests.user)
+        items, truth = retriever.rank(requests, 50)[0], Truth(retriever.corpus)
+        shown = truth(requests.target, items[:, :LENGTH])
+        graded = graded_ndcg(shown, truth.best(requests.target, LENGTH))
+        return cls(per_query(items, requests.target, FOUND) | {GRADED: graded}, requests.user)
 
 
 def requests_of(run: Run, retriever: Retriever, part: int, size: int) -> Requests:
@@ -215,8 +223,8 @@ def distance(run: Run, stage: str, start: str) -> float:
 def markdown(results: Mapping[str, Any]) -> str:
     """The table."""
     rows, seeds = results["rows"], len(results["seeds"])
-    heading = ["", "MRR@10", "difference", "NDCG@10", "difference", "Recall@10", "difference", "Recall@50", "reward"]
-    heading += ["no signal", "agreement", "distance", "kept steps", "seconds"]
+    heading = ["", "MRR@10", "difference", "NDCG@10", "difference", "graded NDCG@10", "difference", "Recall@10"]
+    heading += ["difference", "Recall@50", "reward", "no signal", "agreement", "distance", "kept steps", "seconds"]
     lines = [
         f"{results['test_searches']:,} test searches, {seeds} seed{'s' * (seeds > 1)}; "
         f"differences to `{results['start']}`.",

@@ -32,16 +32,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.clicks import (
-    LENGTH,
-    Truth,
-    clicks_of,
-    graded_ndcg,
-    relevance,
-    shown_lists,
-    training_searches,
-    write_lists,
-)
+from eval.clicks import LENGTH, clicks_of, shown_lists, training_searches, write_lists
+from eval.graded import Truth, graded_ndcg, relevance
 from eval.metrics import Bootstrap, per_query
 from eval.trained import sharing
 from onesearch.corpus import TEST, Corpus, make_split, sample_requests

@@ -4,8 +4,7 @@
     accelerate launch training/grpo.py --run runs/demo --rollout log --shown lists.parquet --rewards interaction \
         --num_generations 10 --scale_rewards batch --propensity position --propensity_eta 1
 
-- Truth: how attractive an item is to the user of a search. The item that was bought after it in the log has .9, another
-  one has .02 + .38 s^2, with s the share of the bought item's category path (from the root on) that it has too.
+- Truth: how attractive an item is to the user of a search, as `eval/graded.py` has it.
 - Shown: by a ranker that is not the truth. Of the 30 items whose text fits the query best (BM25) the 10 most popular
   ones at that time, the most popular first.
 - Clicks: of the position-based model (`--model position`), in which a user looks at rank r = 0, 1, ... with a chance of
@@ -32,58 +31,19 @@ from numpy.typing import NDArray
 from eval.baselines.bm25 import BM25, START
 from eval.baselines.popularity import FreshPopularity
 from eval.baselines.text import TextIndex, Texts
+from eval.graded import Truth
 from onesearch.corpus import Corpus, Requests, item_texts, make_split
 from onesearch.errors import UserError
 from onesearch.files import atomic_path
-from onesearch.reward.levels import category_prefixes, shared_category
 from onesearch.run import Run
 from training.rl.logged import examination
 from training.sft import periods
 
 MODELS: Final = ("position", "cascade")
-BOUGHT: Final = 0.9
-ALIKE: Final = 0.4
-"""Of an item of the same category."""
-FLOOR: Final = 0.02
 POOL: Final = 30
 LENGTH: Final = 10
 HALF_LIFE: Final = 28.0
 """Days, of the popularity that lists are ordered by."""
-
-
-class Truth:
-    """How attractive each item is to whom a search is from."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        self._path = category_prefixes(corpus)
-
-    def __call__(self, targets: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.float64]:
-        """(Q, K) the chance that items (Q, K) are clicked when they are looked at, by who bought targets (Q,); 0 in
-        empty places, which are -1."""
-        share = shared_category(self._path[items], self._path[targets][:, None])
-        found = np.where(items == targets[:, None], BOUGHT, FLOOR + (ALIKE - FLOOR) * share**2)
-        return np.where(items < 0, 0.0, found)
-
-    def best(self, targets: NDArray[np.integer], length: int) -> NDArray[np.float64]:
-        """(Q, length) what the best list holds, the whole catalogue being there to choose from."""
-        everything, step = np.arange(len(self._path)), 256
-        different, of = np.unique(targets, return_inverse=True)
-        best = [
-            -np.sort(-self(part, np.broadcast_to(everything, (len(part), len(everything)))), axis=1)[:, :length]
-            for part in (different[start : start + step] for start in range(0, len(different), step))
-        ]
-        return np.concatenate(best)[of]
-
-
-def relevance(attraction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(Q,) the mean attractiveness of lists (Q, K)."""
-    return attraction.mean(1)
-
-
-def graded_ndcg(attraction: NDArray[np.float64], best: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(Q,) discounted attractiveness of lists (Q, K) as a share of that of the best ones (Q, K)."""
-    weight = 1 / np.log2(np.arange(2, attraction.shape[1] + 2))
-    return (attraction @ weight) / (best @ weight)
 
 
 def position_clicks(attraction: NDArray[np.float64], eta: float, random: np.random.Generator) -> NDArray[np.bool_]:

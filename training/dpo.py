@@ -24,6 +24,7 @@ from onesearch.corpus import TRAIN, Requests
 from onesearch.errors import UserError
 from training.launch import Progress, ScriptArguments, parse_options, run_script
 from training.rl.aligned import AlignmentTrainer, moved
+from training.rl.best import WATCH_HELP, WATCHED
 from training.rl.dpo_loss import listwise_dpo, reward_weights
 from training.rl.logged import LoggedLists
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
@@ -51,6 +52,7 @@ class PreferenceArguments:
     sft: float = field(default=0.0, metadata={"help": "Weight of the cross-entropy of the winner."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out searches that choose the best weights."})
     valid_beams: int = field(default=32, metadata={"help": "Beam width of those searches."})
+    watch: str = field(default="ndcg", metadata={"help": WATCH_HELP})
     margin: float = field(
         default=2.0, metadata={"help": "Keep weights only if better than the start by so many standard errors."}
     )
@@ -80,13 +82,12 @@ class DpoTrainer(AlignmentTrainer):
         self,
         *arguments: Any,
         options: PreferenceArguments,
-        rewards: Rewards,
         reference: GeneratorPolicy | LanguagePolicy,
         logged: LoggedLists | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, valid_beams=options.valid_beams, **more)
-        self.options, self.rewards, self.reference, self.logged = options, rewards, reference, logged
+        self.options, self.reference, self.logged = options, reference, logged
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
         options, device = self.options, self.args.device
@@ -144,7 +145,7 @@ def check(options: PreferenceArguments) -> None:
     Raises:
         UserError: one cannot.
     """
-    for name, values in {"lists": ("model", "log"), "winner": ("bought", "best")}.items():
+    for name, values in {"lists": ("model", "log"), "winner": ("bought", "best"), "watch": WATCHED}.items():
         if getattr(options, name) not in values:
             remedy = f"known: {', '.join(values)}"
             raise UserError("unknown value", place=name, value=getattr(options, name), remedy=remedy)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from eval import click_bias, clicks
-from eval.clicks import Truth, cascade_clicks, clicks_of, graded_ndcg, position_clicks, relevance
+from eval.clicks import cascade_clicks, clicks_of, position_clicks
+from eval.graded import Truth, graded_ndcg, relevance
 from onesearch.corpus import Corpus, sources
 from onesearch.errors import UserError
 from training.rl.logged import LoggedLists

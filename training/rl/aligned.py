@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onesearch.corpus import Requests
 from onesearch.retriever import Retriever
 from training.launch import Guarded
+from training.rl.advantages import list_rewards
 from training.rl.best import load_weights, save_weights
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
-from training.validation import ndcg, ranks_together, summary
+from training.rl.rewards import Rewards
+from training.validation import lists_together, ndcg, places, summary
+
+LENGTH: Final = 10
+"""Items of a list that count in a validation."""
 
 
 class AlignmentTrainer(Guarded):
     """A `Trainer` of a policy.
 
+    Attributes:
+        each: (Q,) of each held-out search at the last validation: `ndcg`, NDCG@10 of what was bought, and `reward`,
+            what the ten items of the list earn, weighed by their ranks as a list reward is.
+
     Args:
+        rewards: what items earn.
         retriever: the policy's, with all that a served model knows. held_out: searches to validate on.
         valid_beams: beam width there.
     """
@@ -30,14 +41,16 @@ class AlignmentTrainer(Guarded):
         self,
         *arguments: Any,
         policy: GeneratorPolicy | LanguagePolicy,
+        rewards: Rewards,
         retriever: Retriever,
         held_out: Requests,
         valid_beams: int,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, model=policy, **more)
-        self.policy, self.retriever, self.held_out, self.valid_beams = policy, retriever, held_out, valid_beams
-        self.each = np.zeros(0)  # NDCG@10 of each held-out search at the last validation
+        self.policy, self.rewards = policy, rewards
+        self.retriever, self.held_out, self.valid_beams = retriever, held_out, valid_beams
+        self.each: dict[str, NDArray[np.float64]] = {}
         self._seen: dict[str, list[float]] = {}
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
@@ -46,12 +59,14 @@ class AlignmentTrainer(Guarded):
         self.policy.eval()
         self.policy.serve()
         try:
-            rank = ranks_together(self.retriever, self.held_out, self.valid_beams)
+            items = lists_together(self.retriever, self.held_out, self.valid_beams)
         finally:
             self.policy.learn()
             self.policy.train(training)
-        self.each = ndcg(rank)
+        rank, earned = places(items, self.held_out), self.rewards(self.held_out, items[:, :LENGTH]).total
+        self.each = {"ndcg": ndcg(rank), "reward": list_rewards(torch.from_numpy(earned)).double().numpy()}
         found = {name.replace("valid_", "eval_"): value for name, value in summary(rank).items()}
+        found["eval_reward@10"] = float(self.each["reward"].mean())
         self.log(dict(found))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return dict(found)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WATCHED: Final = "eval_ndcg@10"
+WATCHED: Final = {"ndcg": "NDCG@10", "reward": "reward@10"}
+"""What the best weights may be the best of, and how it is spelt."""
+WATCH_HELP: Final = "Keep the weights with the best ndcg of what was bought, or whose lists earn the best reward."
 
 
 class Best(TrainerCallback):
@@ -27,19 +29,21 @@ class Best(TrainerCallback):
 
     The best of several looks at a few thousand searches is better by chance. So weights are kept only if they beat
     those of the start by more than `margin` standard errors of the paired difference, in which users, not searches,
-    count as independent.
+    count as independent. Where the reward is watched, they must not lose more than as many of NDCG@10 either: what was
+    bought is to be found as before.
 
     Args:
         trainer: whose `policy` it is; its `each` is looked at after a validation.
+        watch: `ndcg` or `reward`.
     """
 
-    def __init__(self, trainer: AlignmentTrainer, folder: Path, patience: int, margin: float) -> None:
-        self.trainer, self.folder, self.patience, self.margin = trainer, folder, patience, margin
+    def __init__(self, trainer: AlignmentTrainer, folder: Path, watch: str, patience: int, margin: float) -> None:
+        self.trainer, self.folder, self.watch, self.patience, self.margin = trainer, folder, watch, patience, margin
         self.policy = trainer.policy
 
     @property
     def known(self) -> dict[str, Any] | None:
-        """step and ndcg of the best so far."""
+        """step and metrics of the best so far."""
         path = self.folder / "best.json"
         return read_json(path) if path.exists() else None
 
@@ -75,22 +79,32 @@ class Best(TrainerCallback):
             control.should_training_stop = True
 
     def _look(self, step: int, metrics: dict[str, float]) -> None:
-        best, each = self.known, torch.from_numpy(self.trainer.each)
+        best, each, watched = self.known, self.trainer.each, f"eval_{self.watch}@10"
         if best is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.folder / "start.safetensors") as path:
-                save_file({"each": each}, path)
-        elif metrics[WATCHED] <= best[WATCHED]:
+                save_file({name: torch.from_numpy(values) for name, values in each.items()}, path)
+        elif metrics[watched] <= best[watched] or not self._beats_the_start(step, each):
             return
-        else:
-            apart = (each - load_file(self.folder / "start.safetensors")["each"]).numpy()
-            noise = self.margin * standard_error(apart, self.trainer.held_out.user)
-            if apart.mean() <= noise:
-                told = "step %d: %+.4f NDCG@10 against the start is within the noise of the validation, %.4f: not kept"
-                log.info(told, step, apart.mean(), noise)
-                return
         save_weights(self.policy, self.folder / "weights.safetensors")
         write_json(self.folder / "best.json", {"step": step, **metrics})
+
+    def _beats_the_start(self, step: int, each: dict[str, NDArray[np.float64]]) -> bool:
+        start = load_file(self.folder / "start.safetensors")
+        apart = {name: values - start[name].numpy() for name, values in each.items()}
+        noise = {
+            name: self.margin * standard_error(values, self.trainer.held_out.user) for name, values in apart.items()
+        }
+        gain, lost = apart[self.watch].mean(), -apart["ndcg"].mean()
+        if gain <= noise[self.watch]:
+            told = "step %d: %+.4f %s against the start is within the noise of the validation, %.4f: not kept"
+            log.info(told, step, gain, WATCHED[self.watch], noise[self.watch])
+            return False
+        if lost > noise["ndcg"]:
+            told = "step %d: %+.4f reward@10 cost %.4f NDCG@10, which is more than noise, %.4f: not kept"
+            log.info(told, step, gain, lost, noise["ndcg"])
+            return False
+        return True
 
 
 def standard_error(values: NDArray[np.float64], group: NDArray[np.integer]) -> float:

@@ -8,6 +8,7 @@ from typing import Final, get_args
 from onesearch.errors import UserError, unknown
 from training.launch import ScriptArguments
 from training.rl import advantages, losses
+from training.rl.best import WATCH_HELP, WATCHED
 from training.rl.rollouts import DISTINCT, KINDS, LISTED
 
 ADVANTAGES: Final = ("group", "position", "prefix")
@@ -72,6 +73,7 @@ class PolicyArguments:
     beams: int = field(default=32, metadata={"help": "Beam width of rollouts that search."})
     valid_requests: int = field(default=4000, metadata={"help": "Held-out searches that choose the best weights."})
     valid_beams: int = field(default=32, metadata={"help": "Beam width of those searches."})
+    watch: str = field(default="ndcg", metadata={"help": WATCH_HELP})
     margin: float = field(
         default=2.0, metadata={"help": "Keep weights only if better than the start by so many standard errors."}
     )
@@ -125,6 +127,7 @@ def check(options: PolicyArguments, args: GrpoArguments) -> None:
         "propensity": (options.propensity, ("none", "position")),
         "advantage": (options.advantage, ADVANTAGES),
         "list_follow": (options.list_follow, ("nothing", "best")),
+        "watch": (options.watch, WATCHED),
     }
     for name, (value, values) in known.items():
         if value not in values:

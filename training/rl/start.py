@@ -26,7 +26,7 @@ from onesearch.sid import SidTable
 from training.batches import Events
 from training.launch import UNNAMED, Progress, Reporter, clear_checkpoints, keep_freed_memory, last_checkpoint
 from training.rl.aligned import AlignmentTrainer
-from training.rl.best import WATCHED, Best
+from training.rl.best import Best
 from training.rl.policies import GeneratorPolicy, LanguagePolicy, policy_of
 from training.rl.rewards import Known
 from training.sft import periods
@@ -145,16 +145,15 @@ def align(trainer: AlignmentTrainer, start: Start, options: Any, progress: Progr
     """Train, and write the best weights as the stage's model.
 
     Args:
-        options: a dataclass, with `patience` and `margin` (see `Best`); a training with others does not go on where
-            this one was interrupted.
+        options: a dataclass, with `watch`, `patience` and `margin` (see `Best`); a training with others does not go on
+            where this one was interrupted.
     """
-    patience, margin = options.patience, options.margin
     run, args = start.run, start.args
     if progress is not None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Reporter(progress))
     target, checkpoints = run.folder / "models" / start.options.stage, Path(str(args.output_dir))
-    best = Best(trainer, checkpoints / BEST, patience, margin)
+    best = Best(trainer, checkpoints / BEST, options.watch, options.patience, options.margin)
     if args.eval_strategy == "no":
         args.eval_on_start = False  # what is validated once only is not the best of anything
     else:
@@ -176,7 +175,8 @@ def align(trainer: AlignmentTrainer, start: Start, options: Any, progress: Progr
         if known["step"] == 0:
             log.warning("no validation was better than chance explains: the model is the one it began with")
         else:
-            log.info("the best validation was at step %d: ndcg@10 %.4f", known["step"], known[WATCHED])
+            told = "the best validation was at step %d: ndcg@10 %.4f, reward@10 %.4f"
+            log.info(told, known["step"], known["eval_ndcg@10"], known["eval_reward@10"])
         trainer.state.log_history.append({"step": trainer.state.global_step, "kept_step": known["step"]})
     policy.eval()
     policy.serve()

@@ -25,7 +25,6 @@ from training.rl.lists import ListWeights, reward_lists
 from training.rl.logged import LoggedLists, Shown, examination, inverse_propensity
 from training.rl.options import IMITATION, GrpoArguments, PolicyArguments
 from training.rl.policies import GeneratorPolicy, LanguagePolicy
-from training.rl.rewards import Rewards
 from training.rl.rollouts import DISTINCT, LISTED, Rolling, Rollout, roll_out
 
 ENTROPY: Final = "entropy.json"
@@ -76,14 +75,13 @@ class GrpoTrainer(AlignmentTrainer):
         self,
         *arguments: Any,
         options: PolicyArguments,
-        rewards: Rewards,
         reference: GeneratorPolicy | LanguagePolicy | None = None,
         told: Told | None = None,
         logged: LoggedLists | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, valid_beams=options.valid_beams, **more)
-        self.options, self.rewards, self.reference, self.told, self.logged = options, rewards, reference, told, logged
+        self.options, self.reference, self.told, self.logged = options, reference, told, logged
         self.rolling = rolling(options, self.args)
         self._kept: list[Kept] = []
         self._step = 0  # within an update, where gradients accumulate

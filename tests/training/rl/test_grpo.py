@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,6 +130,33 @@ def test_what_chance_explains_is_not_kept(new_run: Callable[[str], Path], caplog
         "is within the noise of the validation" in caplog.text
         or max(curve(run, "eval_ndcg@10").values()) <= (curve(run, "eval_ndcg@10")[0])
     )
+
+
+def even(item: Any, **_: Any) -> Any:
+    """A reward that has nothing to do with what was bought."""
+    return (item % 2 == 0).astype(float)
+
+
+def test_what_is_watched_may_be_the_reward(new_run: Callable[[str], Path]) -> None:
+    run = new_run("run")
+    more = {"rewards": [f"{__name__}:even"], "watch": "reward", "max_steps": 12, "margin": 1.0}
+    grpo.train(*grpo.parse(options(run, **more)))
+    earned, found = curve(run, "eval_reward@10"), curve(run, "eval_ndcg@10")
+    kept = log_of(run)[-1]["kept_step"]
+    assert earned[kept] > earned[0], "by more than noise"
+    assert found[kept] > 0.9 * found[0]
+
+
+def test_a_reward_that_costs_what_was_bought_is_not_kept(
+    new_run: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = new_run("run")
+    more = {"rewards": [f"{__name__}:even"], "watch": "reward", "max_steps": 12, "learning_rate": 1e-2}
+    with caplog.at_level(logging.INFO):
+        grpo.train(*grpo.parse(options(run, **more)))
+    assert max(curve(run, "eval_reward@10").values()) > curve(run, "eval_reward@10")[0] + 0.1
+    assert log_of(run)[-1]["kept_step"] == 0
+    assert re.search(r"\+\S+ reward@10 cost \S+ NDCG@10, which is more than noise", caplog.text)
 
 
 def test_users_not_searches_are_independent() -> None:
