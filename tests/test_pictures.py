@@ -16,10 +16,12 @@ from vision_models import tiny_vit
 
 from onesearch.cli import app
 from onesearch.embed.views import load_views
+from onesearch.errors import UserError
 from onesearch.run import Run
 from onesearch.sid import SidTable
 from quantizers import load_quantizer
 from quantizers.views import prefix_agreement
+from training.karma import frozen_vectors
 
 PHOTOS = Path(os.environ.get("ONESEARCH_DATA", Path(__file__).parents[1] / "../shared/data")) / "product-photos"
 METHOD = "method: vrq\nviews: pictures\nlevel_sizes: [3, 2]\nlast_level: 4\n"
@@ -101,6 +103,21 @@ def test_real_photos_of_a_product_share_codes_and_a_new_one_lands_on_them(tmp_pa
     assert "of pictures, a query is a text (ask with --photo FILE" in " ".join(
         told(onesearch("quantize", "--run", run, "--query", "lamp")).split()
     )
+
+
+@needs_texts
+def test_what_an_interest_vector_is_to_tell_are_pictures_where_there_are_any(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"vectors.npy: no vectors to regress on .*onesearch embed"):
+        frozen_vectors(Run.open(run), 3)
+    assert onesearch("embed", "--run", run).exit_code == 0
+    np.testing.assert_array_equal(frozen_vectors(Run.open(run), 3), np.load(run / "embeddings/vectors.npy"))
+    assert onesearch("embed", "--run", run, "--image-encoder", tiny_vit(tmp_path / "vit")).exit_code == 0
+    found, views = frozen_vectors(Run.open(run), 3), load_views(run / "embeddings/views")
+    mean = views.vectors[:2].mean(0)
+    np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), rtol=1e-5)
+    assert not found[2].any(), "it has no picture"
+    with pytest.raises(UserError, match="3 vectors for 4 items"):
+        frozen_vectors(Run.open(run), 4)
 
 
 @needs_texts

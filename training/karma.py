@@ -17,7 +17,10 @@ from onesearch.context.batch import ContextBuilder
 from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import Corpus
 from onesearch.corpus.schema import EVENT_KINDS
+from onesearch.embed.pictures import VIEWS
+from onesearch.embed.views import load_views
 from onesearch.errors import UserError
+from onesearch.run import Run
 
 TEXT_TOKENS = 16
 """A title is cut after so many tokens, its end among them."""
@@ -32,7 +35,7 @@ MOST_SOFT_TOKENS = 4
 
 def check_weights(options: Any) -> None:
     """Raises a `UserError` for options of `training/sft.py` that cannot be, or have nothing to weigh."""
-    for name in ("interest", "action", "generate", "reconstruct", "hard_negatives"):
+    for name in ("interest", "action", "generate", "reconstruct", "regress", "hard_negatives"):
         if getattr(options, name) < 0:
             raise UserError(
                 "must not be negative", place=name, value=getattr(options, name), remedy="0 switches it off"
@@ -40,11 +43,12 @@ def check_weights(options: Any) -> None:
     if not 1 <= options.soft_tokens <= MOST_SOFT_TOKENS:
         remedy = f"use 1 to {MOST_SOFT_TOKENS}"
         raise UserError("not a number of soft tokens", place="soft_tokens", value=options.soft_tokens, remedy=remedy)
-    if options.reconstruct and not options.interest:
-        remedy, value = "switch it on, for instance interest: 64", options.reconstruct
-        raise UserError("there is no interest vector to decode", place="reconstruct", value=value, remedy=remedy)
-    if options.interest and not (options.action or options.reconstruct):
-        remedy = "give `action` or `reconstruct` a weight"
+    for name in ("reconstruct", "regress"):
+        if (value := getattr(options, name)) and not options.interest:
+            remedy = "switch it on, for instance interest: 64"
+            raise UserError("there is no interest vector to decode", place=name, value=value, remedy=remedy)
+    if options.interest and not (options.action or options.reconstruct or options.regress):
+        remedy = "give `action`, `reconstruct` or `regress` a weight"
         raise UserError("nothing teaches the interest vector", place="interest", value=options.interest, remedy=remedy)
 
 
@@ -54,10 +58,17 @@ class Told:
     Args:
         events: the events to learn from, which tell how common a target is.
         training: (E,) bool, the events that may be looked at for what was shown.
+        vectors: (N, F) frozen vectors of the items, for `regress`.
     """
 
-    def __init__(self, builder: ContextBuilder, events: NDArray[np.int64], training: NDArray[np.bool_]) -> None:
-        corpus = builder.corpus
+    def __init__(
+        self,
+        builder: ContextBuilder,
+        events: NDArray[np.int64],
+        training: NDArray[np.bool_],
+        vectors: NDArray[np.float32] | None = None,
+    ) -> None:
+        corpus, self._vectors = builder.corpus, vectors
         self._codes, self._item = builder.codes, corpus.item
         self._text = item_tokens(builder.tokenizer, corpus.items["title"].to_list())
         count = np.bincount(corpus.item[events], minlength=len(corpus.items)).clip(min=1)
@@ -65,14 +76,35 @@ class Told:
         self._shown = Shown(corpus, training)
 
     def __call__(self, events: NDArray[np.int64]) -> dict[str, Tensor]:
-        """`text` (B, T), `log_chance` (B,) and, where the log has impressions, `shown_codes` (B, S, L)."""
+        """`text` (B, T), `log_chance` (B,); `shown_codes` (B, S, L) where the log has impressions, and `vector` (B, F)
+        where there are vectors."""
         item = self._item[events]
         text = self._text[item]
         found = {"text": text[:, : int((text > 0).sum(1).max())], "log_chance": self._log_chance[item]}
         if self._shown.any:
             shown = self._shown(events)
             found["shown_codes"] = np.where(shown[..., None] >= 0, self._codes[shown], -1)
+        if self._vectors is not None:
+            found["vector"] = np.asarray(self._vectors[item], np.float32)
         return {name: torch.from_numpy(array) for name, array in found.items()}
+
+
+def frozen_vectors(run: Run, items: int) -> NDArray[np.float32]:
+    """(N, F) unit vectors that `regress` is to tell: of the items' pictures where the run has some (zeros for an item
+    without any), else of their texts.
+
+    Raises:
+        UserError: the run has neither, or they are of another catalogue.
+    """
+    pictures, texts = run.folder / VIEWS, run.folder / "embeddings/vectors.npy"
+    remedy = f"do `onesearch embed --run {run.folder}` first"
+    if not pictures.exists() and not texts.exists():
+        raise UserError("no vectors to regress on", place=texts, remedy=remedy)
+    vectors = load_views(pictures).item_vectors() if pictures.exists() else np.load(texts, mmap_mode="r")
+    if len(vectors) != items:
+        problem = f"{len(vectors):,} vectors for {items:,} items"
+        raise UserError(problem, place=pictures if pictures.exists() else texts, remedy=remedy)
+    return vectors
 
 
 def item_tokens(tokenizer: QueryTokenizer, titles: Sequence[str]) -> NDArray[np.int32]:

@@ -41,7 +41,7 @@ from onesearch.run import Run, stamps
 from onesearch.sid import SidTable
 from training import language, modes
 from training.batches import Events, OneAhead, SimilarLengths, TrainingBatches
-from training.karma import Told, check_weights
+from training.karma import Told, check_weights, frozen_vectors
 from training.launch import (
     UNNAMED,
     Guarded,
@@ -109,6 +109,9 @@ class ModelArguments:
         default=0.0, metadata={"help": "Weight of generating the target's text and semantic ID from the history."}
     )
     reconstruct: float = field(default=0.0, metadata={"help": "Weight of the same from the interest vector alone."})
+    regress: float = field(
+        default=0.0, metadata={"help": "Weight of telling the target's frozen picture vector from the interest vector."}
+    )
     soft_tokens: int = field(default=2, metadata={"help": "Positions that `reconstruct` makes of the interest vector."})
     hard_negatives: int = field(
         default=4, metadata={"help": "Items with the target's first code that the contrastive loss draws a request."}
@@ -260,7 +263,8 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         offers=model_args.offers,
     )
     karma = model_args.interest or model_args.generate
-    told = Told(builder, events, split == TRAIN) if karma else None
+    vectors = frozen_vectors(run, len(corpus.items)) if model_args.regress else None
+    told = Told(builder, events, split == TRAIN, vectors) if karma else None
     batches = TrainingBatches(builder, np.concatenate([events, held_out.event]), told)
 
     transformers.set_seed(args.seed)
@@ -282,7 +286,9 @@ def train(model_args: ModelArguments, args: SftArguments, progress: Progress | N
         action=model_args.action,
         generate=model_args.generate,
         reconstruct=model_args.reconstruct,
+        regress=model_args.regress,
         soft_tokens=model_args.soft_tokens,
+        features=0 if vectors is None else vectors.shape[1],
         hard_negatives=model_args.hard_negatives,
     )
     model = Generator(config).bind(builder.catalogue(table.index()))

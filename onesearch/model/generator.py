@@ -101,9 +101,7 @@ class Generator(PreTrainedModel):
         with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without them
             self.views = Views(config.views, width) if config.views else None
             self.interest = Interest(width, config.interest, self.sources.known) if config.interest else None
-            decodes = config.generate or config.reconstruct
-            decoded = config.interest if config.reconstruct else 0
-            self.decoders = Decoders(width, decoded, config.soft_tokens) if decodes else None
+            self.decoders = self._decoders(config, width)
         self.catalogue: Catalogue | None = None
         self.post_init()
 
@@ -114,6 +112,14 @@ class Generator(PreTrainedModel):
         if module is getattr(getattr(self, "decoders", None), "soft", None) and isinstance(module, nn.Linear):
             nn.init.normal_(module.weight)  # from a vector of unit length to states as large as the encoder's
 
+    @staticmethod
+    def _decoders(config: GeneratorConfig, width: int) -> Decoders | None:
+        texts = bool(config.generate or config.reconstruct)
+        soft, features = config.soft_tokens if config.reconstruct else 0, config.features if config.regress else 0
+        if not texts and not features:
+            return None
+        return Decoders(width, config.interest, texts=texts, soft_tokens=soft, features=features)
+
     def bind(self, catalogue: Catalogue) -> Generator:
         """Set the catalogue that is generated from; requests that were read before keep theirs."""
         self.catalogue = catalogue.to(self.device)
@@ -122,7 +128,7 @@ class Generator(PreTrainedModel):
     def drop_decoders(self) -> None:
         """Leave out what only training needs."""
         self.decoders = None
-        self.config.generate = self.config.reconstruct = 0.0
+        self.config.generate = self.config.reconstruct = self.config.regress = 0.0
 
     @property
     def bound(self) -> Catalogue:

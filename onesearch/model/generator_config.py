@@ -28,8 +28,9 @@ class GeneratorConfig(PreTrainedConfig):
         plain_loss: weight of the loss of the model without its copy path, so that it learns to spell items as well.
         views: what else is read of the user, by name, with the sizes of each (`ViewReader.sizes`).
         interest: width of the interest vector (0 switches it off).
-        action, generate, reconstruct: weights of KARMA's losses (`onesearch.model.karma`).
-        soft_tokens: k of `reconstruct`. hard_negatives: of the action loss, drawn for each request.
+        action, generate, reconstruct, regress: weights of KARMA's losses (`onesearch.model.karma`).
+        soft_tokens: k of `reconstruct`. features: width of the frozen vectors of `regress`.
+        hard_negatives: of the action loss, drawn for each request.
         interest_share: what the interest head counts beside generation where both answer.
     """
 
@@ -55,7 +56,9 @@ class GeneratorConfig(PreTrainedConfig):
     action: float = 1.0
     generate: float = 0.0
     reconstruct: float = 0.0
+    regress: float = 0.0
     soft_tokens: int = 2
+    features: int = 0
     hard_negatives: int = 4
     interest_share: float = 0.5
     is_encoder_decoder: bool | None = True

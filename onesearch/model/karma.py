@@ -3,8 +3,9 @@
 The paper's: an `[INT]` position after the prompt, h = P(hidden[INT]); the action loss, contrastive between h and the
 item that was clicked, whose negatives are items that were shown and not clicked (hard ones) and easy ones; and two
 decodability losses, so that h does not collapse into something that only tells items apart: *generate*, the target's
-text given the history, and *reconstruct*, its text given h alone. L = L_act + l_g L_gen + l_r L_rec. What the decoders
-need beside the model is dropped after training.
+text given the history, and *reconstruct*, its text given h alone; and, for items with pictures, *regress*, the target's
+frozen visual features given h alone. L = L_act + l_g L_gen + l_r L_rec + l_v |V h - v|^2. What the decoders need beside
+the model is dropped after training.
 
 Our completion, where the paper's exact form is not known, and what a generator of semantic IDs asks for:
 
@@ -20,6 +21,9 @@ Our completion, where the paper's exact form is not known, and what a generator 
   compete with the text vocabulary, codes with their level's. The weights of the decoder are the generator's.
 - `reconstruct` gives the decoder k soft tokens U h in place of the encoder's states. As h has unit length, U starts
   with weights of variance 1.
+- v has unit length: the mean over the pictures of an item. Items without any have no part in `regress`. In a run
+  without pictures v is the frozen vector of the item's text. The paper's autoregressive way to such features is what
+  `reconstruct` does where semantic IDs are of pictures.
 """
 
 from __future__ import annotations
@@ -66,16 +70,21 @@ class Interest(nn.Module):
 
 
 class Decoders(nn.Module):
-    """What decoding needs beside the generator, in training only: where a text begins, and U (k H, D) unless D is 0."""
+    """What decoding needs beside the generator, in training only: where a text begins, U (k H, D) and V (F, D).
 
-    def __init__(self, hidden: int, width: int, soft_tokens: int) -> None:
+    Args:
+        hidden: H. width: D. texts: whether texts are decoded. soft_tokens: k, 0 without U. features: F, 0 without V.
+    """
+
+    def __init__(self, hidden: int, width: int, *, texts: bool, soft_tokens: int, features: int) -> None:
         super().__init__()
-        self.begin = nn.Embedding(1, hidden)
-        self.soft = nn.Linear(width, soft_tokens * hidden, bias=False) if width else None
+        self.begin = nn.Embedding(1, hidden) if texts else None
+        self.soft = nn.Linear(width, soft_tokens * hidden, bias=False) if soft_tokens else None
+        self.features = nn.Linear(width, features, bias=False) if features else None
 
     def soft_tokens(self, interest: Tensor) -> Tensor:
         """(B, D) interest vectors -> (B, k, H) U h."""
-        if self.soft is None:
+        if self.soft is None or self.begin is None:
             raise RuntimeError("no soft tokens without an interest vector")
         states: Tensor = self.soft(interest).view(len(interest), -1, self.begin.embedding_dim)
         return states
@@ -159,6 +168,14 @@ def decoded_nats(states: Tensor, table: Tensor, target: Tensor, used: Tensor | N
     return F.cross_entropy(logit, target.flatten().long(), reduction="sum"), target.numel()
 
 
+def regression_loss(told: Tensor, vector: Tensor) -> Tensor:
+    """() mean squared distance of what h tells (B, F) from the frozen vectors (B, F) of what followed; items without
+    one, which are rows of zeros, count nowhere."""
+    there = vector.any(-1)
+    apart = (told.float() - vector).square().sum(-1)
+    return (apart * there).sum() / there.sum().clamp(min=1)
+
+
 def read_from(decoder: nn.Module, inputs: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
     """(B, T, H) decoder states over inputs (B, T, H) that see `states` (B, S, H) where the mask (B, 1, 1, S) allows."""
     found: Tensor = decoder(
@@ -210,7 +227,7 @@ def karma_losses(
         model, context: a `Generator` and what it read.
         hidden: (B, L, H) decoder states before each code. labels: (B, L) codes. path: L tensors (B,) of their nodes.
         told: of what followed: `log_chance` (B,) for the action loss, perhaps `shown_codes` (B, S, L) of items that
-            were shown and not taken, -1 in empty places; `text` (B, T) for the decoders.
+            were shown and not taken, -1 in empty places; `text` (B, T) for the decoders, `vector` (B, F) for `regress`.
     """
     config, found = model.config, {}
     interest, leaf = context.interest, path[-1]
@@ -233,4 +250,6 @@ def karma_losses(
     if interest is not None and config.reconstruct:
         soft = model.decoders.soft_tokens(interest)
         found["reconstruct"] = decoding_loss(model, soft, None, told["text"], labels)
+    if interest is not None and config.regress:
+        found["regress"] = regression_loss(model.decoders.features(interest), told["vector"])
     return found

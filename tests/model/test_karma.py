@@ -20,6 +20,7 @@ from onesearch.model.karma import (
     karma_losses,
     leaf_codes,
     read_last,
+    regression_loss,
     same_prefix,
 )
 from onesearch.prefix import PrefixIndex
@@ -28,10 +29,14 @@ SIZES = (4, 5, 6)
 CODES = random_codes(np.random.default_rng(0), 30, SIZES, unique=True)
 LABELS = torch.from_numpy(CODES[:3].astype(np.int64))
 WIDTH = 8
-ALL = {"interest": WIDTH, "generate": 0.1, "reconstruct": 0.1}
+FEATURES = 7
+ALL = {"interest": WIDTH, "generate": 0.1, "reconstruct": 0.1, "regress": 0.1, "features": FEATURES}
 TOLD = {
     "text": torch.tensor([[5, 6, 2, 0], [7, 2, 0, 0], [8, 9, 10, 2]], dtype=torch.int32),
     "log_chance": torch.tensor([0.2, 0.3, 0.1]).log(),
+    "vector": torch.nn.functional.normalize(
+        torch.randn(3, FEATURES, generator=torch.Generator().manual_seed(5)), dim=-1
+    ),
     "shown_codes": torch.stack([torch.from_numpy(CODES[3:5].astype(np.int64)), -torch.ones(2, 3).long(), LABELS[1:]]),
 }
 
@@ -173,6 +178,23 @@ def test_reconstruct_sees_the_interest_vector_alone(family: str) -> None:
     assert weights and all(one.grad is None for one in weights)
 
 
+def test_regression_is_the_distance_of_items_that_have_a_vector() -> None:
+    told = torch.tensor([[1.0, 0.0], [0.0, 0.5], [3.0, 3.0]])
+    vector = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    assert regression_loss(told, vector).item() == pytest.approx((2 + 0.25) / 2)
+    assert regression_loss(told, torch.zeros(3, 2)).item() == 0
+
+
+def test_regress_alone_reads_the_interest_vector_and_decodes_no_text() -> None:
+    model = generator(interest=WIDTH, action=0.0, regress=0.1, features=FEATURES).train()
+    out = model(**inputs(), labels=LABELS, told=TOLD)
+    assert set(out.terms) == {"regress"} and model.decoders.begin is None and model.decoders.soft is None
+    told = model.decoders.features(model.read(**inputs()).interest)
+    torch.testing.assert_close(out.terms["regress"], regression_loss(told, TOLD["vector"]).detach())
+    (gradient,) = torch.autograd.grad(out.loss, model.decoders.features.weight)
+    assert gradient.abs().sum() > 0
+
+
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_generate_does_not_see_the_interest_position(family: str) -> None:
     model = generator(family, **ALL).train()
@@ -230,8 +252,8 @@ def test_the_terms_are_weighed_into_the_loss_in_training_only(family: str) -> No
     torch.manual_seed(0)
     out = model(**inputs(), labels=LABELS, told=TOLD)
     plain = -out.log_prob.sum(-1).mean() - model.config.plain_loss * out.plain_log_prob.sum(-1).mean()
-    assert set(out.terms) == {"action", "generate", "reconstruct"}
-    added = 0.5 * out.terms["action"] + 0.1 * (out.terms["generate"] + out.terms["reconstruct"])
+    assert set(out.terms) == {"action", "generate", "reconstruct", "regress"}
+    added = 0.5 * out.terms["action"] + 0.1 * sum(out.terms[name] for name in ("generate", "reconstruct", "regress"))
     torch.testing.assert_close(out.loss, plain + added)
     out.loss.backward()
     for name, parameter in [*model.interest.named_parameters(), *model.decoders.named_parameters()]:

@@ -90,11 +90,12 @@ def trained(run: Path, tmp_path: Path, **options: Any) -> Path:
 
 def test_from_the_yaml_to_the_items_nearest_to_what_is_wanted(new_run: NewRun, tmp_path: Path) -> None:
     run = new_run("run")
-    folder = trained(run, tmp_path, interest=16, generate=0.1, reconstruct=0.1, num_train_epochs=4)
+    weights = {"generate": 0.1, "reconstruct": 0.1, "regress": 0.1}
+    folder = trained(run, tmp_path, interest=16, num_train_epochs=4, **weights)
     config = read_json(folder / "config.json")
-    assert config["interest"] == 16 and config["generate"] == config["reconstruct"] == 0
+    assert config["interest"] == 16 and not any(config[name] for name in weights)
     measured = {name: value for entry in read_json(folder / "log_history.json") for name, value in entry.items()}
-    assert measured["action"] > 0 and measured["generate"] > 0 and measured["reconstruct"] > 0
+    assert all(measured[name] > 0 for name in ("action", *weights))
     assert {"valid_mrr@10", "valid_interest_mrr@10", "valid_interest_recall@200"} <= set(measured)
     assert measured["valid_ndcg@10 both"] >= 0.9 * measured["valid_mrr@10"]
     assert config["interest_share"] in SHARES
@@ -133,6 +134,7 @@ def test_impressions_of_a_log_reach_the_training(new_run: NewRun, tmp_path: Path
     ("options", "message"),
     [
         ({"reconstruct": 0.1}, "reconstruct: there is no interest vector to decode: 0.1"),
+        ({"regress": 0.1}, "regress: there is no interest vector to decode: 0.1"),
         ({"interest": 16, "action": 0.0}, "interest: nothing teaches the interest vector: 16"),
         ({"interest": 16, "soft_tokens": 5}, "soft_tokens: not a number of soft tokens: 5"),
         ({"generate": -0.1}, "generate: must not be negative: -0.1"),
