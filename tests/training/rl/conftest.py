@@ -1,4 +1,4 @@
-"""A run with a tiny language model in place of the generator."""
+"""Runs with a trained generator, and with a tiny language model in place of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from tiny_backbones import write_backbone
 from training import language
 
 STAGES = [{"name": "one", "steps": 3, "tasks": {"personalised": 1}}]
+
+
+@pytest.fixture
+def new_run(trained_run: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Make a copy of the run with a trained generator, under this name."""
+    return lambda name: Path(shutil.copytree(trained_run, tmp_path / name))
 
 
 @pytest.fixture(scope="session")
