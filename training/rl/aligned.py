@@ -30,6 +30,7 @@ class AlignmentTrainer(Guarded):
     Attributes:
         each: (Q,) of each held-out search at the last validation: `ndcg`, NDCG@10 of what was bought, and `reward`,
             what the ten items of the list earn, weighed by their ranks as a list reward is.
+        judged: whether rewards can tell the latter.
 
     Args:
         rewards: what items earn.
@@ -51,6 +52,7 @@ class AlignmentTrainer(Guarded):
         self.policy, self.rewards = policy, rewards
         self.retriever, self.held_out, self.valid_beams = retriever, held_out, valid_beams
         self.each: dict[str, NDArray[np.float64]] = {}
+        self.judged = True
         self._seen: dict[str, list[float]] = {}
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
@@ -63,10 +65,13 @@ class AlignmentTrainer(Guarded):
         finally:
             self.policy.learn()
             self.policy.train(training)
-        rank, earned = places(items, self.held_out), self.rewards(self.held_out, items[:, :LENGTH]).total
-        self.each = {"ndcg": ndcg(rank), "reward": list_rewards(torch.from_numpy(earned)).double().numpy()}
+        rank = places(items, self.held_out)
+        self.each = {"ndcg": ndcg(rank)}
         found = {name.replace("valid_", "eval_"): value for name, value in summary(rank).items()}
-        found["eval_reward@10"] = float(self.each["reward"].mean())
+        if self.judged:
+            earned = torch.from_numpy(self.rewards(self.held_out, items[:, :LENGTH]).total)
+            self.each["reward"] = list_rewards(earned).double().numpy()
+            found["eval_reward@10"] = float(self.each["reward"].mean())
         self.log(dict(found))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return dict(found)

@@ -181,6 +181,9 @@ def _check_logged(options: PolicyArguments, args: GrpoArguments) -> None:
             raise UserError(
                 "only lists that were shown have it", place=name, value=getattr(options, name), remedy=remedy
             )
+    if options.rollout == LOG and options.watch == "reward":
+        problem, remedy = "lists that were shown do not say what others would earn", "use watch: ndcg"
+        raise UserError(problem, place="watch", value=options.watch, remedy=remedy)
     if options.propensity == "none":
         return
     if not options.propensity_eta >= 0 or not options.propensity_clip >= 1:

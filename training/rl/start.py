@@ -26,7 +26,7 @@ from onesearch.sid import SidTable
 from training.batches import Events
 from training.launch import UNNAMED, Progress, Reporter, clear_checkpoints, keep_freed_memory, last_checkpoint
 from training.rl.aligned import AlignmentTrainer
-from training.rl.best import Best
+from training.rl.best import WATCHED, Best
 from training.rl.policies import GeneratorPolicy, LanguagePolicy, policy_of
 from training.rl.rewards import Known
 from training.sft import periods
@@ -175,8 +175,9 @@ def align(trainer: AlignmentTrainer, start: Start, options: Any, progress: Progr
         if known["step"] == 0:
             log.warning("no validation was better than chance explains: the model is the one it began with")
         else:
-            told = "the best validation was at step %d: ndcg@10 %.4f, reward@10 %.4f"
-            log.info(told, known["step"], known["eval_ndcg@10"], known["eval_reward@10"])
+            found = {spelt: known.get(f"eval_{name}@10") for name, spelt in WATCHED.items()}
+            told = ", ".join(f"{spelt} {value:.4f}" for spelt, value in found.items() if value is not None)
+            log.info("the best validation was at step %d: %s", known["step"], told)
         trainer.state.log_history.append({"step": trainer.state.global_step, "kept_step": known["step"]})
     policy.eval()
     policy.serve()

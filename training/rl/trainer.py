@@ -82,6 +82,7 @@ class GrpoTrainer(AlignmentTrainer):
     ) -> None:
         super().__init__(*arguments, valid_beams=options.valid_beams, **more)
         self.options, self.reference, self.told, self.logged = options, reference, told, logged
+        self.judged = logged is None  # rewards of shown lists may ask what was done with an item
         self.rolling = rolling(options, self.args)
         self._kept: list[Kept] = []
         self._step = 0  # within an update, where gradients accumulate

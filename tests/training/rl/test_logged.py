@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from alignments import curve
 from made_up import write_yaml
 from numpy.typing import NDArray
 
@@ -231,11 +231,6 @@ def preference(folder: Path, stage: str) -> float:
     return float((said[:, 0] - said[:, 1]).mean())
 
 
-@pytest.fixture
-def own_run(trained_run: Path, tmp_path: Path) -> Callable[[str], Path]:
-    return lambda name: Path(shutil.copytree(trained_run, tmp_path / name))
-
-
 LISTS: dict[str, Any] = {
     "rollout": "log",
     "rewards": ["interaction"],
@@ -252,9 +247,9 @@ LISTS: dict[str, Any] = {
 
 
 def test_debiased_clicks_prefer_what_few_have_seen_and_all_of_them_clicked(
-    own_run: Callable[[str], Path], tmp_path: Path
+    new_run: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    run = own_run("run")
+    run = new_run("run")
     write_lists(run, tmp_path / "lists.parquet")
     weighted = {"propensity": "position", "propensity_eta": 1.0}
     for stage, more in {"plain": {}, "debiased": weighted}.items():
@@ -262,6 +257,20 @@ def test_debiased_clicks_prefer_what_few_have_seen_and_all_of_them_clicked(
         grpo.train(*grpo.parse(["--config", str(write_yaml(tmp_path / f"{stage}.yaml", options))]))
     began, plain, debiased = (preference(run, stage) for stage in ("sft", "plain", "debiased"))
     assert plain < began - 0.5 < began + 0.5 < debiased
+
+
+def clicked(kind: Any, **_: Any) -> Any:
+    """A reward that knows shown lists alone."""
+    return (kind > 0).astype(float)
+
+
+def test_a_reward_may_ask_what_was_done_with_what_was_shown(new_run: Callable[[str], Path], tmp_path: Path) -> None:
+    run = new_run("run")
+    write_lists(run, tmp_path / "lists.parquet")
+    options = {**LISTS, "run": str(run), "shown": str(tmp_path / "lists.parquet"), "rewards": [f"{__name__}:clicked"]}
+    options |= {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 2, "valid_requests": 20, "valid_beams": 10}
+    grpo.train(*grpo.parse(["--config", str(write_yaml(tmp_path / "grpo.yaml", options))]))
+    assert len(curve(run, "eval_ndcg@10")) == 2 and not curve(run, "eval_reward@10")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +282,7 @@ def test_debiased_clicks_prefer_what_few_have_seen_and_all_of_them_clicked(
         ({"propensity": "position", "rewards": ["bought"]}, "no reward depends on who looked.*interaction"),
         ({"propensity": "position", "propensity_clip": 0.5}, "a chance cannot be"),
         ({"propensity": "cascade"}, "propensity: unknown value.*cascade"),
+        ({"watch": "reward"}, "watch: lists that were shown do not say what others would earn"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, more: dict[str, Any], message: str) -> None:
