@@ -26,6 +26,7 @@ from onesearch.embed import behaviour_vectors
 from onesearch.embed.keywords import Keywords, item_keyword_texts
 from onesearch.embed.pictures import VIEWS
 from onesearch.embed.recipe import BOUGHT, Recipe, run_alignment
+from onesearch.embed.store import stored_vectors
 from onesearch.errors import UserError
 from onesearch.files import atomic_path, read_json, write_json
 from onesearch.methods import Method, find_method
@@ -204,21 +205,31 @@ def most_asked(query: NDArray[np.int32], most: int) -> NDArray[np.int32]:
 
 def _item_vectors(run: Run, recipe: Recipe, corpus: Corpus, split: NDArray[np.int8]) -> NDArray[np.float32]:
     """(N, D') vectors of the items, checked."""
-    path = run.folder / "embeddings/vectors.npy"
-    vectors = np.load(path, mmap_mode="r")
-    remedy = "run `onesearch embed` again"
-    if len(vectors) != len(corpus.items):
-        problem = f"{len(vectors):,} vectors for {len(corpus.items):,} items"
-        raise UserError(problem, place=path, remedy=remedy)
+    vectors = stored_vectors(run.folder / "embeddings", len(corpus.items))
     for start in range(0, len(vectors), _ROWS):
         wrong = np.flatnonzero(~np.isfinite(vectors[start : start + _ROWS]).all(axis=1))
         if len(wrong):
             row = start + int(wrong[0])
-            place = f"{path} row {row} (item {corpus.items['item_id'][row]})"
-            raise UserError("this vector is not finite", place=place, remedy=remedy)
+            place = f"{run.folder / 'embeddings/vectors.npy'} row {row} (item {corpus.items['item_id'][row]})"
+            raise UserError("this vector is not finite", place=place, remedy="run `onesearch embed` again")
     texts = [] if recipe.keywords is None else item_keyword_texts(corpus)
     bought = behaviour_vectors(corpus, split, BOUGHT, run.settings.seed) if recipe.behaviour else None
     return recipe.of_items(vectors, texts, bought)
+
+
+def views_of(folder: Path, items: int) -> Views:
+    """The vectors of the pictures of N items, some of which may have none.
+
+    Raises:
+        UserError: there are none, or they are of other items.
+    """
+    from onesearch.embed.views import load_views
+
+    views = load_views(folder)
+    if len(views.offsets) != items + 1:
+        problem = f"pictures of {len(views.offsets) - 1:,} items, but there are {items:,}"
+        raise UserError(problem, place=folder, remedy="run `onesearch embed` again")
+    return views
 
 
 def pictured(folder: Path, items: pl.DataFrame) -> Views:
@@ -227,12 +238,7 @@ def pictured(folder: Path, items: pl.DataFrame) -> Views:
     Raises:
         UserError: there are none, they are of other items, or an item has none.
     """
-    from onesearch.embed.views import load_views
-
-    views = load_views(folder)
-    if len(views.offsets) != len(items) + 1:
-        problem = f"pictures of {len(views.offsets) - 1:,} items, but there are {len(items):,}"
-        raise UserError(problem, place=folder, remedy="run `onesearch embed` again")
+    views = views_of(folder, len(items))
     without = np.flatnonzero(np.diff(views.offsets) == 0)
     if len(without):
         item = items["item_id"][int(without[0])]

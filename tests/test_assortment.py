@@ -237,7 +237,7 @@ def test_an_interruption_leaves_the_old_state_or_one_that_is_carried_out(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(assortment, "_write_usage", interrupted)  # the last thing before the change is decided
+        patch.setattr(assortment, "write_usage", interrupted)  # the last thing before the change is decided
         with pytest.raises(KeyboardInterrupt):
             change(run, new, ["i2"])
     assert content(run.folder) == before

@@ -107,16 +107,18 @@ def test_real_photos_of_a_product_share_codes_and_a_new_one_lands_on_them(tmp_pa
 
 @needs_texts
 def test_what_an_interest_vector_is_to_tell_are_pictures_where_there_are_any(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"vectors.npy: no vectors to regress on .*onesearch embed"):
+    with pytest.raises(UserError, match=r"vectors.npy: no vectors of the catalogue .*onesearch embed"):
         frozen_vectors(Run.open(run), 3)
     assert onesearch("embed", "--run", run).exit_code == 0
     np.testing.assert_array_equal(frozen_vectors(Run.open(run), 3), np.load(run / "embeddings/vectors.npy"))
+    with pytest.raises(UserError, match="3 vectors for 4 items"):
+        frozen_vectors(Run.open(run), 4)
     assert onesearch("embed", "--run", run, "--image-encoder", tiny_vit(tmp_path / "vit")).exit_code == 0
     found, views = frozen_vectors(Run.open(run), 3), load_views(run / "embeddings/views")
     mean = views.vectors[:2].mean(0)
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), rtol=1e-5)
     assert not found[2].any(), "it has no picture"
-    with pytest.raises(UserError, match="3 vectors for 4 items"):
+    with pytest.raises(UserError, match="pictures of 3 items, but there are 4"):
         frozen_vectors(Run.open(run), 4)
 
 

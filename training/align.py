@@ -32,6 +32,7 @@ from transformers.trainer_callback import PrinterCallback
 from onesearch.corpus import Corpus, item_texts, make_split
 from onesearch.embed import load_text_encoder
 from onesearch.embed.alignment import Alignment, Projection
+from onesearch.embed.store import stored_vectors
 from onesearch.errors import UserError
 from onesearch.files import write_json
 from onesearch.run import Run, stamps
@@ -248,7 +249,7 @@ def train(
     if args.output_dir == UNNAMED:
         args.output_dir = str(target)
     corpus = Corpus.load(run.folder / "corpus")
-    vectors = catalogue_vectors(run, corpus)
+    vectors = stored_vectors(run.folder / "embeddings", len(corpus.items))
     projection = Projection(vectors.shape[1], options.dimension or vectors.shape[1], options.hidden, args.seed)
     split = make_split(corpus, run.settings.split)
     encoder = load_text_encoder(run.settings.encoder)
@@ -299,18 +300,6 @@ def train(
         shutil.rmtree(query_folder)
         clear_checkpoints(checkpoints)
     return values
-
-
-def catalogue_vectors(run: Run, corpus: Corpus) -> NDArray[np.float32]:
-    """(N, D) memory map of the run's frozen vectors."""
-    path = run.folder / "embeddings/vectors.npy"
-    remedy = f"do `onesearch embed --run {run.folder}` first"
-    if not path.exists():
-        raise UserError("no vectors to align", place=path, remedy=remedy)
-    vectors: NDArray[np.float32] = np.load(path, mmap_mode="r")
-    if len(vectors) != len(corpus.items):
-        raise UserError(f"vectors of another catalogue than {len(corpus.items)} items", place=path, value=len(vectors))
-    return vectors
 
 
 def tell(mined: Mined, options: AlignmentArguments, level: int) -> None:

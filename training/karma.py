@@ -18,9 +18,10 @@ from onesearch.context.tokenizer import QueryTokenizer
 from onesearch.corpus import Corpus
 from onesearch.corpus.schema import EVENT_KINDS
 from onesearch.embed.pictures import VIEWS
-from onesearch.embed.views import load_views
+from onesearch.embed.store import stored_vectors
 from onesearch.errors import UserError
 from onesearch.run import Run
+from onesearch.semantic_ids import views_of
 
 TEXT_TOKENS = 16
 """A title is cut after so many tokens, its end among them."""
@@ -96,15 +97,8 @@ def frozen_vectors(run: Run, items: int) -> NDArray[np.float32]:
     Raises:
         UserError: the run has neither, or they are of another catalogue.
     """
-    pictures, texts = run.folder / VIEWS, run.folder / "embeddings/vectors.npy"
-    remedy = f"do `onesearch embed --run {run.folder}` first"
-    if not pictures.exists() and not texts.exists():
-        raise UserError("no vectors to regress on", place=texts, remedy=remedy)
-    vectors = load_views(pictures).item_vectors() if pictures.exists() else np.load(texts, mmap_mode="r")
-    if len(vectors) != items:
-        problem = f"{len(vectors):,} vectors for {items:,} items"
-        raise UserError(problem, place=pictures if pictures.exists() else texts, remedy=remedy)
-    return vectors
+    pictures = run.folder / VIEWS
+    return views_of(pictures, items).item_vectors() if pictures.exists() else stored_vectors(pictures.parent, items)
 
 
 def item_tokens(tokenizer: QueryTokenizer, titles: Sequence[str]) -> NDArray[np.int32]:

@@ -78,6 +78,23 @@ def embed_catalogue(
     return np.load(whole, mmap_mode="r")
 
 
+def stored_vectors(folder: Path, items: int) -> NDArray[np.float32]:
+    """(N, D) read-only memory map of a folder's finished vectors.
+
+    Raises:
+        UserError: there are none yet, or they are of another number of items.
+    """
+    path = folder / "vectors.npy"
+    if not path.exists():
+        raise UserError("no vectors of the catalogue", place=path, remedy="run `onesearch embed` first")
+    vectors: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    if len(vectors) != items:
+        raise UserError(
+            f"{len(vectors):,} vectors for {items:,} items", place=path, remedy="run `onesearch embed` again"
+        )
+    return vectors
+
+
 def _report(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)

@@ -101,7 +101,7 @@ class Generator(PreTrainedModel):
         with torch.random.fork_rng(devices=[]):  # so that the rest begins as it does without them
             self.views = Views(config.views, width) if config.views else None
             self.interest = Interest(width, config.interest, self.sources.known) if config.interest else None
-            self.decoders = self._decoders(config, width)
+            self.decoders = Decoders.of(config, width)
         self.catalogue: Catalogue | None = None
         self.post_init()
 
@@ -111,14 +111,6 @@ class Generator(PreTrainedModel):
             self.sources.begin(module)
         if module is getattr(getattr(self, "decoders", None), "soft", None) and isinstance(module, nn.Linear):
             nn.init.normal_(module.weight)  # from a vector of unit length to states as large as the encoder's
-
-    @staticmethod
-    def _decoders(config: GeneratorConfig, width: int) -> Decoders | None:
-        texts = bool(config.generate or config.reconstruct)
-        soft, features = config.soft_tokens if config.reconstruct else 0, config.features if config.regress else 0
-        if not texts and not features:
-            return None
-        return Decoders(width, config.interest, texts=texts, soft_tokens=soft, features=features)
 
     def bind(self, catalogue: Catalogue) -> Generator:
         """Set the catalogue that is generated from; requests that were read before keep theirs."""

@@ -82,6 +82,15 @@ class Decoders(nn.Module):
         self.soft = nn.Linear(width, soft_tokens * hidden, bias=False) if soft_tokens else None
         self.features = nn.Linear(width, features, bias=False) if features else None
 
+    @classmethod
+    def of(cls, config: Any, hidden: int) -> Decoders | None:
+        """Those of a `GeneratorConfig`; None where nothing is decoded."""
+        texts = bool(config.generate or config.reconstruct)
+        soft, features = config.soft_tokens if config.reconstruct else 0, config.features if config.regress else 0
+        if not texts and not features:
+            return None
+        return cls(hidden, config.interest, texts=texts, soft_tokens=soft, features=features)
+
     def soft_tokens(self, interest: Tensor) -> Tensor:
         """(B, D) interest vectors -> (B, k, H) U h."""
         if self.soft is None or self.begin is None:

@@ -203,7 +203,7 @@ def test_losses_that_the_log_has_nothing_for_are_named(new_run: NewRun, caplog: 
 def test_without_vectors_it_says_what_to_do(new_run: NewRun) -> None:
     run = new_run("run")
     (run / "embeddings/vectors.npy").unlink()
-    with pytest.raises(UserError, match=r"no vectors to align \(do `onesearch embed --run .*` first\)"):
+    with pytest.raises(UserError, match=r"no vectors of the catalogue \(run `onesearch embed` first\)"):
         train(*parse(options(run)))
 
 
